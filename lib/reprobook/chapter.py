@@ -31,7 +31,9 @@ from reprobook.paths import notebook_path
 
 __all__ = ["Chapter", "Source", "CLAIMS_MIME", "PROGRESS_VARIABLE"]
 
+#: The MIME type under which a notebook stores the measured claims.
 CLAIMS_MIME = "application/vnd.reprobook.claims+json"
+#: The environment variable that names the file in which progress is noted.
 PROGRESS_VARIABLE = "REPROBOOK_PROGRESS"
 T = TypeVar("T")
 
@@ -68,8 +70,12 @@ class Chapter:
             ParameterError: for a wrong value, or a name injected by papermill that the parameters cell
                 does not have.
         """
-        declared = read_parameters(parameters_cell(json.loads(notebook_path(name).read_text(encoding="utf-8"))))
-        given = {k: namespace[k] for k in [*declared, *_injected_names(namespace.get("In", []))] if k in namespace}
+        declared = read_parameters(
+            parameters_cell(json.loads(notebook_path(name).read_text(encoding="utf-8")))
+        )
+        given = {
+            k: namespace[k] for k in [*declared, *_injected_names(namespace.get("In", []))] if k in namespace
+        }
         checked = check_parameters(declared, given)
         namespace.update(checked)
         return cls(name, checked)

@@ -48,6 +48,7 @@ __all__ = [
     "TIERS",
 ]
 
+#: The tiers that a claim can name.
 TIERS = ("smoke", "laptop", "paper")
 
 
@@ -66,7 +67,9 @@ class Verdict(StrEnum):
 
     @property
     def sign(self) -> str:
-        return {"reproduced": "✓", "partly": "◐", "not reproduced": "✗", "inconclusive": "?"}.get(self.value, "–")
+        return {"reproduced": "✓", "partly": "◐", "not reproduced": "✗", "inconclusive": "?"}.get(
+            self.value, "–"
+        )
 
     @property
     def css(self) -> str:
@@ -112,7 +115,7 @@ class Criterion:
             found = cls(text, m[1], float(m[2]), float(m[3]))
         else:
             raise ValueError(
-                f"'{text}' is not a criterion: write 'mean >= 0.99', 'fraction in [0.4, 0.6]' or 'every trial'"
+                f"'{text}' is not a criterion: write 'mean >= 0.9', 'fraction in [0.4, 0.6]' or 'every trial'"
             )
         if found.statistic not in STATISTICS or found.statistic == "every":
             allowed = ", ".join(s for s in STATISTICS if s != "every")
@@ -186,24 +189,31 @@ class ClaimSheet:
         return {i: c for i, c in self.claims.items() if c.notebook in (None, notebook)}
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is a fault, where plain YAML keeps the last one."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key '{key.value}' stands twice", problem_mark=key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def load_claims(path: Path | str) -> ClaimSheet:
     """Read and check a claims file.
 
     Raises:
-        ClaimsFileError: for broken YAML, a missing or unknown key, a duplicate or malformed id, an
+        ClaimsFileError: for broken YAML, a missing, repeated or unknown key, a duplicate or malformed id, an
             unknown tier, or a criterion outside the grammar. The message is one line that names the
             file and the claim.
     """
     path = Path(path)
     name = f"{path.parent.name}/{path.name}"
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ClaimsFileError(f"{name}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ClaimsFileError(f"{name}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    data = _read_yaml(path, name)
     if not isinstance(data, dict) or set(data) != {"paper", "claims"}:
         raise ClaimsFileError(f"{name}: needs exactly the keys 'paper' and 'claims'")
 
@@ -213,11 +223,25 @@ def load_claims(path: Path | str) -> ClaimSheet:
     claims: dict[str, Claim] = {}
     for number, entry in enumerate(data["claims"], 1):
         label = entry.get("id", f"claim {number}") if isinstance(entry, dict) else f"claim {number}"
-        claim = _read_claim(entry, f"{name}: {label}")
+        claim = _read_claim(entry, f"{name}: {' '.join(str(label).split())}")
         if claim.id in claims:
             raise ClaimsFileError(f"{name}: {claim.id}: this id stands twice")
         claims[claim.id] = claim
     return ClaimSheet(paper, claims)
+
+
+def _read_yaml(path: Path, name: str):
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except OSError as error:
+        raise ClaimsFileError(f"{name}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ClaimsFileError(f"{name}: not text in UTF-8") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = " ".join(str(getattr(error, "problem", error)).split())
+        raise ClaimsFileError(f"{name}{line}: not valid YAML ({problem})") from None
 
 
 def _read(kind, entry, label):
@@ -302,21 +326,23 @@ def judge(
         values: one number or truth value a trial; or several parts by name, each judged by the same
             criterion (a claim "for every d" has one part a d).
         excluded: how many trials could not be measured and are not among the values.
-        why_excluded: the reason, shown beside the number; needed when ``excluded`` is not 0.
+        why_excluded: the reason, shown beside the number; needed when ``excluded`` is not 0. With a
+            reason, parts may be empty (all their trials were left out, or the case did not come up); a
+            claim with no values at all counts as not attempted.
 
     Raises:
-        ValueError: if the claim is untested, a part is empty or holds a value that is not finite, or
-            trials are excluded without a reason.
+        ValueError: if the claim is untested, a part holds a value that is not finite, or there are no
+            values or excluded trials without a reason.
     """
     if claim.criterion is None:
         raise ValueError(f"claim '{claim.id}' is marked untested, so it takes no values")
     if excluded < 0 or (excluded and not why_excluded):
         raise ValueError(f"claim '{claim.id}': say why {excluded} trials were left out")
     parts = values if isinstance(values, Mapping) else {"": values}
-    if not parts:
-        raise ValueError(f"claim '{claim.id}': no parts were handed over")
+    if not why_excluded and not (parts and all(len(v) for v in parts.values())):
+        raise ValueError(f"claim '{claim.id}': no values were handed over, and no reason")
     try:
-        measured = {str(name): estimate(claim.criterion.statistic, v) for name, v in parts.items()}
+        measured = {str(n): estimate(claim.criterion.statistic, v) for n, v in parts.items() if len(v)}
     except ValueError as error:
         raise ValueError(f"claim '{claim.id}': {error}") from None
     return Result(claim, measured, int(excluded), why_excluded)
@@ -340,7 +366,11 @@ def results_to_data(results: Iterable[Result]) -> list[dict]:
             "excluded": r.excluded,
             "why_excluded": r.why_excluded,
             "parts": [
-                {"name": n, **{k: _finite(v) for k, v in vars(e).items()}, "verdict": r.part_verdicts[n].value}
+                {
+                    "name": n,
+                    **{k: _finite(v) for k, v in vars(e).items()},
+                    "verdict": r.part_verdicts[n].value,
+                }
                 for n, e in r.parts.items()
             ],
         }
@@ -353,7 +383,9 @@ def results_from_data(data: list[dict], sheet: ClaimSheet) -> list[Result]:
     results = []
     for entry in data:
         parts = {
-            p["name"]: Estimate(p["statistic"], p["value"], _limit(p["low"], -1), _limit(p["high"], 1), p["n"])
+            p["name"]: Estimate(
+                p["statistic"], p["value"], _limit(p["low"], -1), _limit(p["high"], 1), p["n"]
+            )
             for p in entry["parts"]
         }
         results.append(Result(sheet.claims[entry["id"]], parts, entry["excluded"], entry["why_excluded"]))
@@ -380,39 +412,54 @@ def claims_text(results: Iterable[Result]) -> str:
     return "\n".join(lines)
 
 
-def claims_html(results: Iterable[Result]) -> str:
-    """Return the claims table: statement, the paper's value, ours with its interval, criterion, verdict."""
-    rows = "\n".join(_row(r) for r in results)
-    head = "".join(f"<th scope='col'>{h}</th>" for h in ("Claim", "Paper", "Measured here", "Criterion", "Verdict"))
+def claims_html(results: Iterable[Result], anchor: str = "claim-") -> str:
+    """Return the claims table: statement, the paper's value, ours with its interval, criterion, verdict.
+
+    Args:
+        results: one a row.
+        anchor: what a row's ``id`` has before the claim's; another one for each further table of a page.
+    """
+    rows = "\n".join(_row(r, anchor) for r in results)
+    head = "".join(
+        f"<th scope='col'>{h}</th>" for h in ("Claim", "Paper", "Measured here", "Criterion", "Verdict")
+    )
     return (
         "<div class='rb-claims-box' tabindex='0' role='region' aria-label='Claims and verdicts'>"
         f"<table class='rb-claims'><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table></div>"
     )
 
 
-def _row(r: Result) -> str:
+def _row(r: Result, anchor: str) -> str:
     c = r.claim
     left_out = f"<p class='rb-note'>{r.excluded} left out: {escape(r.why_excluded)}</p>" if r.excluded else ""
     if r.parts:
         many = len(r.parts) > 1
-        measured = "<ul class='rb-parts'>" + "".join(
-            f"<li>{_part_name(name)}<span class='rb-number'>{escape(str(e))}</span> "
-            f"<span class='rb-n'>n={e.n}</span>{f' {r.part_verdicts[name].sign}' if many else ''}</li>"
-            for name, e in r.parts.items()
-        ) + f"</ul>{left_out}"
+        measured = (
+            "<ul class='rb-parts'>"
+            + "".join(
+                f"<li>{_part_name(name)}<span class='rb-number'>{escape(str(e))}</span> "
+                f"<span class='rb-n'>n={e.n}</span>{f' {r.part_verdicts[name].sign}' if many else ''}</li>"
+                for name, e in r.parts.items()
+            )
+            + f"</ul>{left_out}"
+        )
     else:
-        measured = f"<p class='rb-note'>{escape(c.untested or 'not measured in this run')}</p>"
+        why = c.untested or r.why_excluded or "not measured in this run"
+        measured = left_out or f"<p class='rb-note'>{escape(why)}</p>"
     criterion = f"<span class='rb-criterion'>{escape(c.criterion.text)}</span>" if c.criterion else "–"
     reason = f"<p class='rb-note'>{escape(c.reason)}</p>" if c.reason else ""
     cells = (
-        ("Claim", f"<p>{escape(c.statement)}</p><p class='rb-note'><code>{c.id}</code> · {escape(c.where)}</p>"),
+        (
+            "Claim",
+            f"<p>{escape(c.statement)}</p><p class='rb-note'><code>{c.id}</code> · {escape(c.where)}</p>",
+        ),
         ("Paper", escape(c.value) if c.value else "–"),
         ("Measured here", measured),
         ("Criterion", criterion + reason),
         ("Verdict", f"<span class='rb-verdict {r.verdict.css}'>{r.verdict.sign} {r.verdict.value}</span>"),
     )
     tds = "".join(f"<td data-label='{label}'>{content}</td>" for label, content in cells)
-    return f"<tr id='claim-{c.id}'>{tds}</tr>"
+    return f"<tr id='{anchor}{c.id}'>{tds}</tr>"
 
 
 def _part_name(name: str) -> str:

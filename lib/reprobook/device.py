@@ -33,7 +33,8 @@ def resolve_device(name: str = "auto", dtype: torch.dtype = torch.float32) -> to
     if name == "mps" and dtype == torch.float64:
         raise UserError("device 'mps' cannot compute in float64, which this chapter needs: use cpu or cuda")
     if name not in ("cpu", *cuda, *mps) and not (name == "cuda" and cuda):
-        raise UserError(f"device '{name}' is not to be had: this machine has {', '.join(['cpu', *cuda, *mps])}")
+        there = ", ".join(["cpu", *cuda, *mps])
+        raise UserError(f"device '{name}' is not to be had: this machine has {there}")
     return torch.device(name)
 
 
@@ -45,7 +46,9 @@ def make_deterministic() -> None:
 
 
 def stack_over_seeds(
-    draw: Callable[[torch.Generator], tuple[Tensor, ...]], seeds: Iterable[int], device: torch.device | str = "cpu"
+    draw: Callable[[torch.Generator], tuple[Tensor, ...]],
+    seeds: Iterable[int],
+    device: torch.device | str = "cpu",
 ) -> tuple[Tensor, ...]:
     """Call ``draw`` once a seed and stack what it returns along a new leading dimension.
 

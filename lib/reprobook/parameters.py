@@ -17,20 +17,29 @@ from __future__ import annotations
 
 import ast
 import difflib
-import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
 
 from reprobook.errors import UserError
 
-__all__ = ["Parameter", "ParameterError", "read_parameters", "parameters_cell", "check_parameters", "parse_value"]
+__all__ = [
+    "Parameter",
+    "ParameterError",
+    "read_parameters",
+    "parameters_cell",
+    "check_parameters",
+    "parse_value",
+]
 
 _LINE = re.compile(r"^.*?#\s*(?P<help>.*?)\s*(?:\[(?P<allowed>[^\[\]]+)\])?\s*$")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_RANGE = re.compile(r"(\S+) \.\.(?: (\S+))?")
 _TYPES = {"int": int, "float": float, "str": str, "bool": bool}
 
 
@@ -62,33 +71,42 @@ class Parameter:
         Raises:
             ParameterError: if the type or the range is wrong; the message is one line.
         """
-        if self.type.startswith("list["):
-            if not isinstance(value, list | tuple) or not value:
-                raise ParameterError(f"{self.name} = {value!r} has the wrong type: a list with at least one "
-                                     f"{self.type[5:-1]} is needed ({self.help})")
-            return [self._check_one(v, self.type[5:-1]) for v in value]
-        return self._check_one(value, self.type)
+        if not self.type.startswith("list["):
+            return self._check_one(value, self.type)
+        kind = self.type[5:-1]
+        if not isinstance(value, list | tuple) or not value:
+            raise self._wrong(value, f"has the wrong type: a list with at least one {kind} is needed")
+        return [self._check_one(v, kind) for v in value]
 
     def _check_one(self, value: Any, kind: str) -> Any:
-        wanted = _TYPES[kind]
-        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-            raise ParameterError(f"{self.name} = {value!r} has the wrong type: {kind} is needed ({self.help})")
-        if kind == "float" and not math.isfinite(value):
-            raise ParameterError(f"{self.name} = {value!r} is not a finite number ({self.help})")
+        if not _is_of_type(value, kind):
+            raise self._wrong(value, f"has the wrong type: {kind} is needed")
+        if kind == "float" and not -sys.float_info.max <= value <= sys.float_info.max:
+            raise self._wrong(value, "is not a finite number")
         if self.allowed and not _is_allowed(value, self.allowed):
-            allowed = "auto, cpu, cuda, cuda:N or mps" if self.allowed == "device" else self.allowed.replace(" |", ",")
-            raise ParameterError(f"{self.name} = {value!r} is not allowed; allowed: {allowed} ({self.help})")
-        return value
+            allowed = (
+                "auto, cpu, cuda, cuda:N or mps"
+                if self.allowed == "device"
+                else self.allowed.replace(" |", ",")
+            )
+            raise self._wrong(value, f"is not allowed; allowed: {allowed}")
+        return _TYPES[kind](value)
+
+    def _wrong(self, value: Any, why: str) -> ParameterError:
+        return ParameterError(f"{self.name} = {value!r} {why} ({self.help})")
+
+
+def _is_of_type(value: Any, kind: str) -> bool:
+    if isinstance(value, bool):
+        return kind == "bool"
+    return isinstance(value, int | float if kind == "float" else _TYPES[kind])
 
 
 def _is_allowed(value: Any, allowed: str) -> bool:
     if allowed == "device":
         return _DEVICE.fullmatch(value) is not None
-    if ".." in allowed:
-        low, high = (part.strip() for part in allowed.split(".."))
-        return float(low) <= value and (not high or value <= float(high))
+    if limits := _RANGE.fullmatch(allowed):
+        return float(limits[1]) <= value <= float(limits[2] or "inf")
     return str(value) in [option.strip() for option in allowed.split("|")]
 
 
@@ -108,30 +126,57 @@ def read_parameters(source: str) -> dict[str, Parameter]:
     """Read the source of a parameters cell.
 
     Raises:
-        ParameterError: if a line is not a typed literal with a comment, or a default is not allowed by
-            its own comment.
+        ParameterError: if a line is not a typed literal with a comment, a name stands twice, or a default
+            is not allowed by its own comment.
     """
+    try:
+        body = ast.parse(source).body
+    except SyntaxError as error:
+        raise ParameterError(f"parameters cell: line {error.lineno} is not Python ({error.msg})") from None
     found: dict[str, Parameter] = {}
-    lines = source.splitlines()
-    for node in ast.parse(source).body:
-        line = lines[node.lineno - 1]
-        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.value is None:
-            raise ParameterError(f"parameters cell: '{line.strip()}' is not of the form 'name: type = literal  # meaning'")
-        name, kind = node.target.id, ast.unparse(node.annotation)
-        if kind.removeprefix("list[").removesuffix("]") not in _TYPES:
-            raise ParameterError(f"parameters cell: {name} has the type {kind}; allowed are int, float, str, bool "
-                                 "and lists of these")
-        comment = _LINE.match(line[node.value.end_col_offset :])
-        if not comment or not comment["help"]:
-            raise ParameterError(f"parameters cell: {name} has no comment that says what it means")
-        try:
-            default = ast.literal_eval(node.value)
-        except ValueError:
-            raise ParameterError(f"parameters cell: the value of {name} is not a literal") from None
-        parameter = Parameter(name, kind, default, comment["help"], comment["allowed"])
-        parameter.check(default)
-        found[name] = parameter
+    for node in body:
+        parameter = _read_line(node, source.splitlines()[node.lineno - 1])
+        if parameter.name in found:
+            raise ParameterError(f"parameters cell: {parameter.name} stands twice")
+        found[parameter.name] = replace(parameter, default=parameter.check(parameter.default))
     return found
+
+
+def _read_line(node: ast.stmt, line: str) -> Parameter:
+    is_typed = (
+        isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
+    )
+    if not is_typed or node.end_lineno != node.lineno:
+        raise ParameterError(
+            f"parameters cell: '{line.strip()}' is not of the form 'name: type = literal  # meaning'"
+        )
+    name, kind = node.target.id, ast.unparse(node.annotation)
+    one = kind.removeprefix("list[").removesuffix("]")
+    if one not in _TYPES:
+        raise ParameterError(
+            f"parameters cell: {name} has the type {kind}; allowed are int, float, str, bool, lists of these"
+        )
+    comment = _LINE.match(line.encode()[node.value.end_col_offset :].decode())  # the offset counts bytes
+    if not comment or not comment["help"]:
+        raise ParameterError(f"parameters cell: {name} has no comment that says what it means")
+    if comment["allowed"] and not _is_limits(comment["allowed"], one):
+        raise ParameterError(
+            f"parameters cell: [{comment['allowed']}] does not say what {one} values {name} may have; "
+            "write [1 .. 10], [0 ..], [a | b] or [device]"
+        )
+    try:
+        default = ast.literal_eval(node.value)
+    except (ValueError, TypeError):
+        raise ParameterError(f"parameters cell: the value of {name} is not a literal") from None
+    return Parameter(name, kind, default, comment["help"], comment["allowed"])
+
+
+def _is_limits(allowed: str, kind: str) -> bool:
+    if allowed == "device":
+        return kind == "str"
+    if limits := _RANGE.fullmatch(allowed):
+        return kind in ("int", "float") and all(re.fullmatch(_NUMBER, end) for end in limits.groups() if end)
+    return "|" in allowed and ".." not in allowed
 
 
 def check_parameters(declared: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,9 +197,16 @@ def _unknown(name: str, declared: Iterable[str]) -> str:
     return f"unknown parameter '{name}'{hint} (this chapter has: {', '.join(declared)})"
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML that reads ``1e-3`` as a number, as Python does; YAML 1.1 wants ``1.0e-3``."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"{_NUMBER}$"), list("-+.0123456789"))
+
+
 def parse_value(text: str) -> Any:
     """Read a value from the command line as YAML: ``3``, ``0.1``, ``1e-3``, ``true``, ``[4, 8]``, ``cpu``."""
     try:
-        return float(text) if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) else yaml.safe_load(text)
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         return text

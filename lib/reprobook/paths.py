@@ -24,7 +24,9 @@ def book_root() -> Path:
         if (folder / "_toc.yml").is_file() and (folder / "chapters").is_dir():
             return folder.resolve()
     if named:
-        raise UserError(f"REPROBOOK_ROOT={named} is not a checkout of the book (no _toc.yml and chapters/ there)")
+        raise UserError(
+            f"REPROBOOK_ROOT={named} is not a checkout of the book: no _toc.yml and chapters/ there"
+        )
     raise UserError("no checkout of the book found: run this inside one, or set REPROBOOK_ROOT to its folder")
 
 
@@ -40,7 +42,8 @@ def chapter_folder(slug: str) -> Path:
         UserError: if there is no such chapter; the message lists those that exist.
     """
     if slug not in chapter_slugs():
-        raise UserError(f"unknown chapter '{slug}'; the chapters are: {', '.join(chapter_slugs()) or 'none yet'}")
+        known = ", ".join(chapter_slugs()) or "none yet"
+        raise UserError(f"unknown chapter '{slug}'; the chapters are: {known}")
     return book_root() / "chapters" / slug
 
 
@@ -59,5 +62,5 @@ def notebook_path(name: str) -> Path:
     path = chapter_folder(slug) / f"{notebook or slug}.ipynb"
     if not path.is_file():
         allowed = ", ".join(f"{slug}/{n}" if n != slug else slug for n in notebook_names(slug))
-        raise UserError(f"unknown notebook '{name}'; this chapter has: {allowed}")
+        raise UserError(f"unknown notebook '{name}'; this chapter has: {allowed or 'none yet'}")
     return path

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 __all__ = ["Estimate", "STATISTICS", "estimate", "mean", "fraction", "largest", "smallest", "every", "LEVEL"]
 
+#: Every interval's level.
 LEVEL = 0.95
 
 
@@ -24,7 +25,8 @@ class Estimate:
     Attributes:
         statistic: the name of the statistic, a key of :data:`STATISTICS`.
         value: the point estimate.
-        low, high: ends of the 95 % interval; infinite where ``n`` is too small to have one.
+        low: lower end of the 95 % interval; infinite where ``n`` is too small to have one.
+        high: its upper end.
         n: how many values (trials, seeds) it rests on.
     """
 
@@ -51,8 +53,8 @@ def mean(values: Sequence[float]) -> Estimate:
         return Estimate("mean", centre, -math.inf, math.inf, n)
     from scipy.stats import t  # imported late: notebooks check their parameters before anything heavy
 
-    variance = math.fsum((v - centre) ** 2 for v in values) / (n - 1)
-    half = float(t.ppf((1 + LEVEL) / 2, n - 1)) * math.sqrt(variance / n)
+    deviation = math.hypot(*(v - centre for v in values)) / math.sqrt(n - 1)  # hypot: squares may overflow
+    half = float(t.ppf((1 + LEVEL) / 2, n - 1)) * deviation / math.sqrt(n)
     return Estimate("mean", centre, centre - half, centre + half, n)
 
 
@@ -85,6 +87,7 @@ def smallest(values: Sequence[float]) -> Estimate:
     return Estimate("smallest", bottom, bottom, bottom, len(values))
 
 
+#: The statistics that a criterion can name.
 STATISTICS: dict[str, Callable[[Sequence[float]], Estimate]] = {
     "mean": mean,
     "fraction": fraction,
@@ -112,21 +115,23 @@ def estimate(statistic: str, values: Sequence[float]) -> Estimate:
     bad = [v for v in numbers if not math.isfinite(v)]
     if bad:
         raise ValueError(f"{len(bad)} of {len(numbers)} values are not finite")
-    if statistic in ("fraction", "every") and any(v not in (0.0, 1.0) for v in numbers):
-        raise ValueError(f"'{statistic}' takes true or false values, got {[v for v in numbers if v not in (0, 1)][0]}")
+    odd = [v for v in numbers if v not in (0.0, 1.0)]
+    if statistic in ("fraction", "every") and odd:
+        raise ValueError(f"'{statistic}' takes true or false values, got {odd[0]}")
     return STATISTICS[statistic](numbers)
 
 
 def _short(x: float) -> str:
-    """Format with three significant digits, more where a number just below one needs them."""
+    """Format with three significant digits; a number just below one gets more, up to twelve."""
     if not math.isfinite(x):
         return "∞" if x > 0 else "−∞"
     if x == 0:
         return "0"
     if 0.99 <= abs(x) < 1:
         text = f"{x:.{min(12, 1 - math.floor(math.log10(1 - abs(x))))}f}"
+        text = f"{x:.0f}" if abs(float(text)) == 1 else text
     elif 1e-3 <= abs(x) < 1e5:
-        text = f"{x:.3g}" if abs(x) < 1000 else f"{x:.0f}"
+        text = f"{x:.3g}" if abs(x) < 999.5 else f"{x:.0f}"
     else:
-        text = f"{x:.1e}".replace("e-0", "e-").replace("e+0", "e")
+        text = f"{x:.1e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
     return text.replace("-", "−", 1) if text.startswith("-") else text
