@@ -11,12 +11,20 @@ from torch import Tensor
 
 from reprobook.device import stack_over_seeds
 
-__all__ = ["Problem", "random_problems", "per_position", "token_scores", "best_token", "equalise_scores"]
+__all__ = [
+    "Problem",
+    "random_problems",
+    "per_position",
+    "token_scores",
+    "best_token",
+    "equalise_scores",
+    "digit_problems",
+]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A batch of B independent problems of n inputs each (Sec. 2 of the paper).
+    """A batch of B independent problems of n inputs each, as the paper sets it up.
 
     Attributes:
         X: tokens, ``(B, n, T, d)``.
@@ -40,7 +48,7 @@ class Problem:
         return tuple(self.X.shape)
 
     def __getitem__(self, trials) -> Problem:
-        """Return the problems of some trials: an index, a slice, a mask or a list of indices, kept as a batch."""
+        """Return the problems of some trials (an index, a slice, a mask or a list of indices) as a batch."""
         pick = [trials] if isinstance(trials, int) else trials
         visible = None if self.visible is None else self.visible[pick]
         return replace(self, X=self.X[pick], z=self.z[pick], Y=self.Y[pick], V=self.V[pick], visible=visible)
@@ -60,7 +68,7 @@ def random_problems(
 ) -> Problem:
     """Draw one problem a seed: Gaussian tokens and queries on the unit sphere, random labels and head.
 
-    Follows the paper's synthetic experiments (Sec. 3). Seed k gives the same problem in every batch.
+    Follows the paper's synthetic experiments. Seed k gives the same problem in every batch.
 
     Args:
         seeds: seeds, one a trial.
@@ -96,8 +104,8 @@ def per_position(problem: Problem, Y: Float[Tensor, "B n T"], *, causal: bool = 
     """Turn self-attention with an answer at every position into a problem with one query an input.
 
     Position q of input i asks with its own token, z = x_iq, and has its own label; it becomes an input of
-    its own over the same tokens. With ``causal`` it sees positions 0..q only. (Sec. 7 of the paper:
-    sequence-to-sequence and causal attention add the constraints of every position.)
+    its own over the same tokens. With ``causal`` it sees positions 0..q only. (In the paper,
+    sequence-to-sequence and causal attention likewise add the constraints of every position.)
 
     Args:
         problem: tokens and head; its queries and labels are not used. ``(B, n, T, d)``.
@@ -124,7 +132,7 @@ def per_position(problem: Problem, Y: Float[Tensor, "B n T"], *, causal: bool = 
 
 
 def token_scores(problem: Problem) -> Float[Tensor, "B n T"]:
-    """Return the scores γ_it = Y_i·vᵀx_it of a linear head (Def. 1), -inf for tokens not visible.
+    """Return the scores γ_it = Y_i·vᵀx_it of the paper, for a linear head; -inf for tokens not visible.
 
     Raises:
         ValueError: if the head is not linear, for which a token has no score of its own.
@@ -136,20 +144,67 @@ def token_scores(problem: Problem) -> Float[Tensor, "B n T"]:
 
 
 def best_token(problem: Problem) -> Int[Tensor, "B n"]:
-    """Return opt_i = argmax_t γ_it, the token that the loss would like an input to keep (Def. 1)."""
+    """Return opt_i = argmax_t γ_it, the token that the loss would like an input to keep (the paper's opt)."""
     return token_scores(problem).argmax(-1)
 
 
 def equalise_scores(problem: Problem) -> Problem:
-    """Move all tokens but the best along v until, within an input, they share one score.
+    """Give all tokens but the best of each input exactly the same score, with the head v = e_1.
 
-    The condition of the paper's global convergence result from any start: the non-optimal tokens of an
-    input have equal scores. They meet at their mean, so the best token stays the best. Norms change a
-    little.
+    The condition of the paper's global convergence result from any start. Scores that are equal
+    only up to rounding are not equal once softmax tails are smaller than rounding, so v is turned to the
+    first axis, where a token's score is one of its coordinates and can be copied. The rivals get the mean
+    of their scores, so the best token stays the best; norms change a little.
     """
-    gamma, best = token_scores(problem), best_token(problem)
-    others = torch.ones_like(gamma, dtype=torch.bool).scatter(-1, best.unsqueeze(-1), False)
-    mean = (gamma * others).sum(-1, keepdim=True) / others.sum(-1, keepdim=True)
-    v = problem.V[:, 0] / problem.V[:, 0].square().sum(-1, keepdim=True)
-    shift = problem.Y.unsqueeze(-1) * torch.where(others, mean - gamma, 0.0)
-    return replace(problem, X=problem.X + shift.unsqueeze(-1) * v[:, None, None, :])
+    V = torch.zeros_like(problem.V)
+    V[..., 0] = 1
+    problem = replace(problem, V=V)
+    gamma, best = token_scores(problem), best_token(problem).unsqueeze(-1)
+    mean = (gamma.sum(-1, keepdim=True) - gamma.gather(-1, best)) / (problem.dims[2] - 1)
+    level = mean.expand_as(gamma).scatter(-1, best, gamma.gather(-1, best))
+    X = problem.X.clone()
+    X[..., 0] = problem.Y.unsqueeze(-1) * level
+    return replace(problem, X=X)
+
+
+def digit_problems(
+    seeds: Iterable[int],
+    n: int,
+    digits: tuple[int, int] = (3, 8),
+    patch: int = 4,
+    device: torch.device | str = "cpu",
+) -> tuple[Problem, Int[Tensor, "B n"]]:
+    """Turn scikit-learn's 8x8 handwritten digits into attention problems (ours, not the paper's).
+
+    An image is cut into square patches; a patch, minus the mean of its patches over all images of both
+    digits, is a token, and all tokens are divided by one number so that their mean norm is 1. The query is
+    the mean of an image's tokens. The head is the direction between the mean tokens of both digits,
+    with norm 1, and the label says which digit it is.
+
+    Args:
+        seeds: each draws n images without repetition.
+        n: images a problem, at least 1 and at most the number there is.
+        digits: the two digits told apart, each in 0..9.
+        patch: side of a patch, a divisor of 8; T = (8/patch)², d = patch².
+        device: where the problem lives.
+
+    Returns:
+        The problem, and the indices of its images among all of scikit-learn's.
+    """
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    rows = torch.tensor([i for i, y in enumerate(data.target) if y in digits])
+    images = torch.tensor(data.images)[rows]
+    label = torch.where(torch.tensor(data.target)[rows] == digits[1], 1.0, -1.0).double()
+    tokens = images.unfold(1, patch, patch).unfold(2, patch, patch).reshape(len(rows), -1, patch * patch)
+    tokens = tokens - tokens.mean((0, 1))
+    tokens = tokens / tokens.norm(dim=-1).mean()
+    v = tokens[label > 0].mean((0, 1)) - tokens[label < 0].mean((0, 1))
+    v = (v / v.norm()).unsqueeze(0)
+
+    (chosen,) = stack_over_seeds(lambda g: (torch.randperm(len(rows), generator=g)[:n],), seeds)
+    X = tokens[chosen]
+    problem = Problem(X, X.mean(2), label[chosen], v.expand(len(chosen), 1, -1))
+    moved = (problem.X.to(device), problem.z.to(device), problem.Y.to(device), problem.V.to(device))
+    return Problem(*moved), rows[chosen]

@@ -22,7 +22,9 @@ __all__ = [
     "att_svm",
     "numerical_rank",
     "locally_optimal",
+    "clearly_kept",
     "finite_part",
+    "general_predictions",
 ]
 
 SOLVED = (cp.OPTIMAL,)  # "optimal_inaccurate" is reported, and does not count as a solution
@@ -58,13 +60,16 @@ def margins(problem: Problem, W: Float[Tensor, "B d d"], alpha: Int[Tensor, "B n
 
 
 def constraint_rows(
-    X: Float[Tensor, "n T d"], z: Float[Tensor, "n d"], kept: Bool[Tensor, "n T"], visible: Bool[Tensor, "n T"]
+    X: Float[Tensor, "n T d"],
+    z: Float[Tensor, "n d"],
+    kept: Bool[Tensor, "n T"],
+    visible: Bool[Tensor, "n T"],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the constraints of one trial as rows that act on vec(W), row by row.
 
     With t a kept token of input i, and W flattened by rows, ⟨(x_t - x_τ) z_iᵀ, W⟩ must be at least 1 for
-    every visible τ that is not kept, and 0 for every other kept τ (Gen-SVM, Sec. 6; with one kept
-    token this is Att-SVM, Sec. 2).
+    every visible τ that is not kept, and 0 for every other kept τ (the paper's general SVM; with one kept
+    token this is Att-SVM).
 
     Args:
         X, z: tokens and queries of one trial.
@@ -81,13 +86,16 @@ def constraint_rows(
     return rows[~kept & visible].cpu().numpy(), rows[equal].cpu().numpy()
 
 
-def solve_att_svm(margin: np.ndarray, equal: np.ndarray, d: int, norm: str) -> tuple[np.ndarray | None, str]:
-    """Solve min ‖W‖ subject to ``margin @ vec(W) >= 1`` and ``equal @ vec(W) == 0`` with Clarabel.
+def solve_att_svm(
+    margin: np.ndarray, equal: np.ndarray, d: int, norm: str, solver: str = cp.CLARABEL
+) -> tuple[np.ndarray | None, str]:
+    """Solve min ‖W‖ subject to ``margin @ vec(W) >= 1`` and ``equal @ vec(W) == 0``.
 
     Args:
         margin, equal: rows as made by :func:`constraint_rows`.
         d: W is d by d.
         norm: ``frobenius`` (Att-SVM) or ``nuclear`` (Att-SVM★, the sum of singular values).
+        solver: a solver of cvxpy; Clarabel, an interior-point method, unless you study another.
 
     Returns:
         W and ``optimal``, or None and the solver's status.
@@ -103,7 +111,7 @@ def solve_att_svm(margin: np.ndarray, equal: np.ndarray, d: int, norm: str) -> t
     constraints = [margin @ w >= 1] + ([equal @ w == 0] if len(equal) else [])
     problem = cp.Problem(cp.Minimize(objective), constraints)
     try:
-        problem.solve(solver=cp.CLARABEL)
+        problem.solve(solver=solver)
     except cp.SolverError:
         return None, "solver_error"
     return (W.value if problem.status in SOLVED else None), problem.status
@@ -117,8 +125,12 @@ def _solve_each(problem: Problem, kept: Tensor, norm: str) -> Iterator[tuple[np.
         yield solve_att_svm(*constraint_rows(X[b], z[b], kept[b], visible[b]), d, norm)
 
 
-def att_svm(problem: Problem, kept: Int[Tensor, "B n"] | Bool[Tensor, "B n T"], norm: str = "frobenius") -> Solutions:
-    """Solve Att-SVM(α) of every trial (Sec. 2; Att-SVM★ with ``norm="nuclear"``; Gen-SVM with several kept tokens).
+def att_svm(
+    problem: Problem, kept: Int[Tensor, "B n"] | Bool[Tensor, "B n T"], norm: str = "frobenius"
+) -> Solutions:
+    """Solve Att-SVM(α) of the paper for every trial, or Att-SVM★ with ``norm="nuclear"``.
+
+    Where inputs keep several tokens, the kept ones are held level (the paper's general SVM equivalence).
 
     Args:
         problem: B problems.
@@ -129,15 +141,21 @@ def att_svm(problem: Problem, kept: Int[Tensor, "B n"] | Bool[Tensor, "B n T"], 
         :class:`Solutions`; trials without a solution are marked, never filled in.
     """
     mask = kept if kept.dtype == torch.bool else one_hot(kept, problem.dims[2])
-    d = problem.dims[-1]
-    found = list(_solve_each(problem, mask, norm))
-    W = torch.stack([torch.full((d, d), torch.nan) if w is None else torch.from_numpy(w) for w, _ in found]).double()
-    solved = torch.tensor([w is not None for w, _ in found])
-    return Solutions(W.to(problem.X), [s for _, s in found], solved.to(problem.X.device))
+    B, _, _, d = problem.dims
+    W, status = torch.full((B, d, d), torch.nan, dtype=torch.float64), []
+    for b, (found, word) in enumerate(_solve_each(problem, mask, norm)):
+        status.append(word)
+        if found is not None:
+            W[b] = torch.from_numpy(found)
+    W = W.to(problem.X)
+    return Solutions(W, status, torch.isfinite(W).all(-1).all(-1))
 
 
-def numerical_rank(W: Float[Tensor, "B d d"], relative: float = 1e-4) -> Int[Tensor, " B"]:
+def numerical_rank(W: Float[Tensor, "B d d"], relative: float = 1e-6) -> Int[Tensor, " B"]:
     """Return the number of singular values above ``relative`` times the largest.
+
+    With Clarabel, singular values that should be zero come out below 1e-7 of the largest, and those of
+    random problems that should not be zero rarely fall below 1e-4; the default lies between.
 
     Raises:
         ValueError: if a matrix is not there (NaN): an absent solution has no rank.
@@ -151,7 +169,7 @@ def numerical_rank(W: Float[Tensor, "B d d"], relative: float = 1e-4) -> Int[Ten
 def locally_optimal(
     problem: Problem, alpha: Int[Tensor, "B n"], W: Float[Tensor, "B d d"], tolerance: float = 1e-4
 ) -> Bool[Tensor, " B"]:
-    """Say whether alpha beats the score of every SVM-neighbour (Def. 2).
+    """Say whether alpha beats the score of every SVM-neighbour, the paper's local optimality.
 
     Neighbours are the tokens whose constraint is active at the solution W of Att-SVM(α): margin 1 within
     ``tolerance``.
@@ -162,11 +180,24 @@ def locally_optimal(
     return (beaten | ~neighbour).flatten(1).all(-1)
 
 
-def finite_part(problem: Problem, kept: Bool[Tensor, "B n T"], s: Float[Tensor, "B n T"]) -> Float[Tensor, "B d d"]:
+def clearly_kept(
+    s: Float[Tensor, "B n T"], low: float = 1e-6, high: float = 1e-3
+) -> tuple[Bool[Tensor, "B n T"], Bool[Tensor, " B"]]:
+    """Split tokens into kept (attention at least ``high``) and forgotten (at most ``low``).
+
+    Returns:
+        The mask of kept tokens, and the mask of the trials in which no token falls between.
+    """
+    return s >= high, ((s >= high) | (s <= low)).flatten(1).all(-1)
+
+
+def finite_part(
+    problem: Problem, kept: Bool[Tensor, "B n T"], s: Float[Tensor, "B n T"]
+) -> Float[Tensor, "B d d"]:
     """Return W_fin: the smallest matrix that gives the kept tokens of each input their probability ratios.
 
     Solves (x_t - x_τ)ᵀ W z_i = log(s_t / s_τ) for kept t, τ in the least-squares sense; the solution of
-    least norm lies in the cyclic subspace spanned by (x_t - x_τ) z_iᵀ (Sec. 6, Eq. for W^fin).
+    least norm lies in the cyclic subspace spanned by (x_t - x_τ) z_iᵀ, as in the paper's general equivalence.
 
     Args:
         problem: B problems.
@@ -176,7 +207,7 @@ def finite_part(problem: Problem, kept: Bool[Tensor, "B n T"], s: Float[Tensor, 
     Returns:
         ``(B, d, d)``; zero where every input keeps one token.
     """
-    B, n, T, d = problem.dims
+    B, _, _, d = problem.dims
     first = kept.int().argmax(-1, keepdim=True)
     difference = problem.X.gather(2, first.unsqueeze(-1).expand(-1, -1, 1, d)) - problem.X
     rows = (difference.unsqueeze(-1) * problem.z[:, :, None, None, :]).flatten(3)
@@ -184,3 +215,22 @@ def finite_part(problem: Problem, kept: Bool[Tensor, "B n T"], s: Float[Tensor, 
     ratio = torch.where(other, torch.log(s.gather(-1, first)) - torch.log(torch.where(other, s, 1.0)), 0.0)
     rows = (rows * other.unsqueeze(-1)).flatten(1, 2)
     return (torch.linalg.pinv(rows, rtol=1e-10) @ ratio.flatten(1).unsqueeze(-1)).reshape(B, d, d)
+
+
+def general_predictions(
+    problem: Problem, W: Float[Tensor, "B d d"], s: Float[Tensor, "B n T"], kept: Bool[Tensor, "B n T"]
+) -> tuple[dict[str, Float[Tensor, "B d d"]], Bool[Tensor, " B"]]:
+    """Return what a run that keeps several tokens is compared with (the paper's general SVM equivalence).
+
+    ``W_mm`` solves the margin problem of the kept tokens, ``one token`` that of the single most attended
+    token, and ``W_fin + R W_mm`` adds the finite part. The last is partly a fit: R is the least-squares
+    multiple of W_mm in W - W_fin, and W_fin comes from the run's own probabilities.
+
+    Returns:
+        The three matrices by name, and the mask of the trials in which both margin problems are solved.
+    """
+    general, single = att_svm(problem, kept), att_svm(problem, s.argmax(-1))
+    finite = finite_part(problem, kept, s)
+    R = ((W - finite) * general.W).sum((1, 2), keepdim=True) / general.W.square().sum((1, 2), keepdim=True)
+    found = {"W_fin + R W_mm": finite + R * general.W, "W_mm": general.W, "one token": single.W}
+    return found, general.solved & single.solved
