@@ -1,0 +1,311 @@
+"""The boxes, cards and tables of the book's pages, as HTML made from chapter overviews.
+
+Every function here is pure: overview in, HTML out. ``Link`` turns a page's name and an anchor into an
+address that works from the page being written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import date
+from html import escape
+
+from reprobook.claims import Result, Verdict, claims_html, count_verdicts
+from reprobook.overview import ChapterOverview, ShownRun
+from reprobook.records import Record
+
+__all__ = [
+    "Link",
+    "verdict_box",
+    "chapter_card",
+    "scoreboard",
+    "recorded_run",
+    "legend",
+    "tally",
+    "bar",
+    "duration",
+    "memory",
+    "day",
+]
+
+Link = Callable[[str, str], str]
+
+
+# --------------------------------------------------------------------------- words for numbers
+
+
+def duration(seconds: float) -> str:
+    """Return a time as a reader would say it: ``9 s``, ``2 min 10 s``, ``1 h 5 min``."""
+    if seconds < 9.5:
+        return f"{seconds:.1f} s"
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def memory(mib: float) -> str:
+    """Return an amount of memory in MiB or, from 1024 of them, in GiB."""
+    return f"{mib:.0f} MiB" if mib < 1024 else f"{mib / 1024:.1f} GiB"
+
+
+def day(started: str) -> str:
+    """Return the day of an ISO 8601 time: ``21 November 2026``."""
+    found = date.fromisoformat(started[:10])
+    return f"{found.day} {found:%B %Y}"
+
+
+def _short_day(started: str) -> str:
+    found = date.fromisoformat(started[:10])
+    return f"{found.day}\N{NO-BREAK SPACE}{found:%b}\N{NO-BREAK SPACE}{found.year}"
+
+
+# --------------------------------------------------------------------------- verdict counts
+
+
+def _chip(verdict: Verdict) -> str:
+    return f"<span class='rb-verdict {verdict.css}'>{verdict.sign} {verdict.value}</span>"
+
+
+def tally(results: Iterable[Result], href: Callable[[Result], str] | None = None) -> str:
+    """Return the number of claims by verdict, all five of them.
+
+    Args:
+        results: the claims' results.
+        href: the address of a result; with it, each number leads to the first claim of its verdict.
+    """
+    results = list(results)
+    items = []
+    for verdict, count in count_verdicts(results).items():
+        words = f"<b>{count}</b> <span class='rb-word'>{verdict.sign} {verdict.value}</span>"
+        first = next((r for r in results if r.verdict is verdict), None)
+        inside = f"<a href='{href(first)}'>{words}</a>" if first and href else f"<span>{words}</span>"
+        items.append(f"<li class='{verdict.css}{'' if count else ' rb-none'}'>{inside}</li>")
+    return f"<ul class='rb-tally'>{''.join(items)}</ul>"
+
+
+def bar(results: Iterable[Result]) -> str:
+    """Return a bar whose pieces are as long as the verdicts are many; the words stand elsewhere."""
+    counts = count_verdicts(results)
+    pieces = "".join(f"<i class='{v.css}' style='flex-grow:{n}'></i>" for v, n in counts.items() if n)
+    return f"<span class='rb-bar' aria-hidden='true'>{pieces}</span>"
+
+
+def _in_words(results: Iterable[Result]) -> str:
+    """Return the counts that are not zero as one line of words."""
+    counts = count_verdicts(results)
+    words = [f"<span class='{v.css}'>{n} {v.sign} {v.value}</span>" for v, n in counts.items() if n]
+    return f"<p class='rb-words'>{' '.join(words)}</p>"
+
+
+def _notice(title: str, words: str = "") -> str:
+    return f"<p class='rb-stale'><b>{title}</b> {escape(words)}</p>"
+
+
+def _notices(record: Record, stale: bool) -> str:
+    """Return what a reader must know before believing a run: that it failed, or that it is out of date."""
+    if record.status == "failed":
+        return _notice("This run failed.", record.error or "")
+    changed = "The code, claims or library versions behind this run have changed since."
+    return _notice("Stale.", changed) if stale else ""
+
+
+def _facts(pairs: Iterable[tuple[str, str]]) -> str:
+    rows = "".join(
+        f"<div><dt>{name}</dt><dd class='rb-fact'>{escape(value)}</dd></div>" for name, value in pairs
+    )
+    return f"<dl class='rb-facts'>{rows}</dl>"
+
+
+def _run_facts(record: Record) -> str:
+    return _facts(
+        [
+            ("Executed", day(record.started)),
+            ("Took", duration(record.wall_seconds)),
+            ("Memory", memory(record.peak_memory_mib)),
+            ("Machine", record.machine),
+        ]
+    )
+
+
+_MEANINGS = {
+    Verdict.REPRODUCED: "The whole interval lies where the claim says.",
+    Verdict.PARTLY: "The claim has several parts; some are reproduced, others are not.",
+    Verdict.NOT_REPRODUCED: "The whole interval lies elsewhere.",
+    Verdict.INCONCLUSIVE: "The interval straddles the bound; more seeds may decide.",
+    Verdict.NOT_ATTEMPTED: "Not measured in this run, or it cannot be tested here; the table says why.",
+}
+
+
+def legend() -> str:
+    """Return the five verdicts with their meaning."""
+    rows = "".join(
+        f"<div><dt>{_chip(v)}</dt><dd class='rb-fact'>{meaning}</dd></div>"
+        for v, meaning in _MEANINGS.items()
+    )
+    return f"<dl class='rb-legend'>{rows}</dl>"
+
+
+# --------------------------------------------------------------------------- the top of a chapter
+
+
+def verdict_box(chapter: ChapterOverview, document: str, link: Link) -> tuple[str, str]:
+    """Return the box at the top of a chapter's page, in two halves: the commands stand between them.
+
+    Args:
+        chapter: the chapter.
+        document: the page that the box stands on.
+        link: see the module.
+    """
+    paper, run = chapter.sheet.paper, chapter.executed.get(document)
+    arxiv = f"<a href='https://arxiv.org/abs/{escape(paper.arxiv)}'>arXiv:{escape(paper.arxiv)}</a>"
+    head = (
+        "<section class='rb-box' aria-label='Paper and verdicts'>"
+        "<div class='rb-paper'><p class='rb-eyebrow'>The paper</p>"
+        f"<p class='rb-paper-title'>{escape(paper.title)}</p>"
+        f"<p class='rb-paper-by'>{escape(paper.authors)}<br>{paper.year} · {arxiv}</p></div>"
+    )
+    if run is None:
+        body = _notice("Not executed yet.", "There are no verdicts until this chapter has run.")
+    else:
+        results = list(run.results.values())
+        said = tally(results, lambda r: link(document, f"claim-{r.claim.id}"))
+        claims = "1 claim" if len(results) == 1 else f"{len(results)} claims"
+        body = (
+            f"<p class='rb-eyebrow'>What became of its {claims}</p>{bar(results)}{said}"
+            f"{_notices(run.record, run.stale)}{_run_facts(run.record)}"
+        )
+    again = "Run it again" if run else "Run it"
+    return f"{head}{body}<div class='rb-commands'><p class='rb-eyebrow'>{again}</p>", "</div></section>"
+
+
+# --------------------------------------------------------------------------- the cover
+
+
+def chapter_card(chapter: ChapterOverview, number: int, link: Link) -> tuple[str, str]:
+    """Return a chapter's card in two halves: its picture, if it has one, stands between them."""
+    paper = chapter.sheet.paper
+    named = "" if paper.title == chapter.title else f"<cite>{escape(paper.title)}</cite>. "
+    if chapter.executed:
+        claims = len(chapter.results)
+        state = (
+            f"{bar(chapter.results)}{_in_words(chapter.results)}"
+            f"<p class='rb-small'>{claims} claims · runs in {duration(chapter.seconds)}</p>"
+        )
+    else:
+        state = _notice("Not executed yet.")
+    return (
+        "<article class='rb-card'><div class='rb-card-picture'>",
+        f"</div><div class='rb-card-text'><p class='rb-eyebrow'>Chapter {number}</p>"
+        f"<p class='rb-card-title' role='heading' aria-level='3'>"
+        f"<a href='{link(chapter.documents[0], '')}'>{escape(chapter.title)}</a></p>"
+        f"<p class='rb-small'>{named}{escape(paper.authors)}, {paper.year}</p>{state}</div></article>",
+    )
+
+
+# --------------------------------------------------------------------------- the scoreboard
+
+
+def scoreboard(chapters: list[ChapterOverview], link: Link) -> str:
+    """Return every claim of every chapter with its verdicts, totals on top.
+
+    The totals are radio buttons: choosing one leaves only the claims of that verdict, by style alone.
+    """
+    results = [r for c in chapters for r in c.results]
+    counts = count_verdicts(results)
+    choices = "".join(_choice(v.css, f"{v.sign} {v.value}", n) for v, n in counts.items())
+    sections = "".join(_board(chapter, number, link) for number, chapter in enumerate(chapters, 1))
+    return (
+        "<div class='rb-scoreboard'><fieldset class='rb-filter'>"
+        "<legend>Verdicts at the laptop tier; choose one to see only its claims</legend>"
+        f"{_choice('rb-all', 'all claims', len(results), chosen=True)}{choices}</fieldset>{sections}</div>"
+    )
+
+
+def _choice(css: str, words: str, count: int, chosen: bool = False) -> str:
+    mark = " checked" if chosen else ""
+    return (
+        f"<label class='rb-choice {css}'><input type='radio' name='rb-show' value='{css}'{mark}>"
+        f"<b>{count}</b> <span class='rb-word'>{words}</span></label>"
+    )
+
+
+def _board(chapter: ChapterOverview, number: int, link: Link) -> str:
+    rows = "".join(_board_row(chapter, result, link) for result in chapter.results)
+    heads = "".join(f"<th scope='col'>{h}</th>" for h in ("Claim", "Laptop tier", "Recorded runs"))
+    title = f"<a href='{link(chapter.documents[0], '')}'>{number}. {escape(chapter.title)}</a>"
+    label = f"Claims of {escape(chapter.title)}"
+    return (
+        f"<section class='rb-board' id='board-{chapter.slug}'>"
+        f"<p class='rb-board-title' role='heading' aria-level='2'>{title}</p>{_in_words(chapter.results)}"
+        f"<div class='rb-claims-box' tabindex='0' role='region' aria-label='{label}'>"
+        f"<table class='rb-claims rb-board-table'><thead><tr>{heads}</tr></thead>"
+        f"<tbody>{rows}</tbody></table></div></section>"
+    )
+
+
+def _board_row(chapter: ChapterOverview, result: Result, link: Link) -> str:
+    claim = result.claim
+    page = chapter.page_of(claim)
+    laptop = _score(result, chapter.executed.get(page), link(page, f"claim-{claim.id}"))
+    recorded = [
+        _score(run.results[claim.id], run, link(page, f"{run.name}-claim-{claim.id}"), run.record.tier)
+        for run in chapter.recorded
+        if claim.id in run.results and run.results[claim.id].parts
+    ]
+    cells = (
+        ("Claim", f"<p>{escape(claim.statement)}</p><p class='rb-note'>{escape(claim.where)}</p>"),
+        ("Laptop tier", laptop),
+        ("Recorded runs", "".join(recorded) or "<span class='rb-note'>none</span>"),
+    )
+    tds = "".join(f"<td data-label='{label}'>{content}</td>" for label, content in cells)
+    return f"<tr class='rb-row {result.verdict.css}'>{tds}</tr>"
+
+
+def _score(result: Result, run: ShownRun | None, href: str, tier: str = "") -> str:
+    """Return one verdict with how many trials it rests on and when it was computed."""
+    if run is None:
+        return _scored(_chip(Verdict.NOT_ATTEMPTED), "not executed yet")
+    sizes = sorted({e.n for e in result.parts.values()})
+    trials = "" if not sizes else f"n={sizes[0]}" if len(sizes) == 1 else f"n={sizes[0]} to {sizes[-1]}"
+    why = "" if result.parts else "untested" if result.claim.untested else "not measured"
+    said = (tier, trials or why, _short_day(run.record.started), "stale" if run.stale else "")
+    return _scored(f"<a href='{href}'>{_chip(result.verdict)}</a>", " · ".join(filter(None, said)))
+
+
+def _scored(chip: str, note: str) -> str:
+    return f"<p class='rb-score'>{chip}<span class='rb-note'>{escape(note)}</span></p>"
+
+
+# --------------------------------------------------------------------------- recorded runs
+
+
+def recorded_run(run: ShownRun, defaults: dict) -> str:
+    """Return the head and the claims table of a recorded run.
+
+    Args:
+        run: the run.
+        defaults: the laptop tier's parameters, so that those that differ can be marked.
+    """
+    record, results = run.record, list(run.results.values())
+    changed = {name for name, value in record.parameters.items() if defaults.get(name) != value}
+    parameters = "".join(
+        f"<li{' class=rb-changed' if name in changed else ''}>"
+        f"<code>{escape(f'{name} = {value!r}')}</code></li>"
+        for name, value in record.parameters.items()
+    )
+    differ = f"Parameters: {len(changed)} of {len(record.parameters)} differ from the laptop tier"
+    table = claims_html(results, anchor=f"{run.name}-claim-")
+    return (
+        "<p class='rb-eyebrow'>Tier</p>"
+        f"<p class='rb-run-title' role='heading' aria-level='3'>{escape(record.tier)}</p>"
+        f"{bar(results)}{_in_words(results)}{_notices(record, run.stale)}{_run_facts(record)}"
+        + _fold(differ, f"<ul class='rb-parameters'>{parameters}</ul>")
+        + _fold(f"Claims at this tier: {len(results)}", table)
+    )
+
+
+def _fold(summary: str, content: str) -> str:
+    return f"<details class='rb-fold'><summary>{summary}</summary>{content}</details>"

@@ -1,0 +1,137 @@
+"""The form in which an executed notebook is stored.
+
+Only outputs and execution counts are taken from what papermill wrote; everything else is the notebook
+that went in. So nothing that differs from run to run, or tells about the machine (paths, times,
+environment), gets into the file, and rerunning an unchanged chapter changes nothing but its record.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from reprobook.chapter import CLAIMS_MIME
+from reprobook.records import METADATA_KEY, Record
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+__all__ = ["read_notebook", "notebook_text", "stored", "measured_claims", "code_cells", "first_error"]
+
+_KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+_LANGUAGE = {"name": "python", "pygments_lexer": "ipython3"}
+_PASSING = {"papermill", "execution", "ExecuteTime"}
+_INJECTED = "injected-parameters"
+_HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
+_FENCE = re.compile(r"^(`{3,}|~{3,}).*?^\1", re.MULTILINE | re.DOTALL)
+
+
+def read_notebook(text: str) -> NotebookNode:
+    """Return the notebook to be run: no outputs, no injected parameters, an identity for every cell."""
+    import nbformat
+
+    notebook = nbformat.reads(text, as_version=4)
+    notebook.cells = [c for c in notebook.cells if _INJECTED not in c.metadata.get("tags", [])]
+    notebook.metadata = {k: v for k, v in notebook.metadata.items() if k not in ("widgets", METADATA_KEY)}
+    notebook.metadata |= {"kernelspec": dict(_KERNEL), "language_info": dict(_LANGUAGE)}
+    _drop_passing(notebook)
+    for cell in notebook.cells:
+        _drop_passing(cell)
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    _name_cells(notebook)
+    return notebook
+
+
+def notebook_text(notebook: Mapping) -> str:
+    """Return a notebook as the text of its file, as nbformat writes it."""
+    import nbformat
+
+    return nbformat.writes(notebook).rstrip("\n") + "\n"
+
+
+def stored(source: NotebookNode, ran: NotebookNode, record: Record) -> str:
+    """Return the text of the executed notebook: the source with the outputs of a run, and its record.
+
+    Args:
+        source: the notebook that went in, from :func:`read_notebook`.
+        ran: the same notebook as papermill wrote it, perhaps not to its end.
+        record: the record of the run.
+    """
+    from copy import deepcopy
+
+    notebook = deepcopy(source)
+    executed = {c.id: c for c in ran.cells if c.cell_type == "code"}
+    for cell in notebook.cells:
+        if cell.id in executed:
+            _take_outputs(cell, executed[cell.id])
+    _insert_injected(notebook, ran)
+    notebook.metadata[METADATA_KEY] = record.to_data()
+    return notebook_text(notebook)
+
+
+def measured_claims(ran: NotebookNode) -> list[dict]:
+    """Return what a run measured: the data of its last claims table, or nothing if it has none."""
+    found: list[dict] = []
+    for cell in ran.cells:
+        for output in cell.get("outputs", []):
+            found = output.get("data", {}).get(CLAIMS_MIME, found)
+    return found
+
+
+def code_cells(notebook: NotebookNode) -> dict[str, str]:
+    """Return what to call each code cell in a message, by cell id: ``cell 3 (Local convergence)``."""
+    labels, heading = {}, ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            heading = (_HEADING.findall(_FENCE.sub("", cell.source)) or [heading])[-1]
+        elif cell.cell_type == "code":
+            labels[cell.id] = f"cell {len(labels) + 1}" + (f" ({heading})" if heading else "")
+    return labels
+
+
+def first_error(ran: NotebookNode) -> tuple[str, str] | None:
+    """Return the first error among a notebook's outputs: the cell's id, and the error in one line."""
+    for cell in ran.cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                says = str(output.evalue).strip().partition("\n")[0]
+                return cell.id, f"{output.ename}: {says}" if says else output.ename
+    return None
+
+
+def _drop_passing(node: NotebookNode) -> None:
+    """Drop metadata about one run from a notebook or a cell."""
+    node.metadata = {k: v for k, v in node.metadata.items() if k not in _PASSING}
+
+
+def _name_cells(notebook: NotebookNode) -> None:
+    """Give every cell an id that stays: the one it has, or its position."""
+    seen: set[str] = set()
+    for position, cell in enumerate(notebook.cells):
+        if "id" not in cell or cell.id in seen:
+            cell.id = f"cell-{position}"
+        seen.add(cell.id)
+    notebook.nbformat_minor = max(5, notebook.nbformat_minor)
+
+
+def _take_outputs(cell: NotebookNode, executed: NotebookNode) -> None:
+    """Take over outputs, consecutive pieces of one stream joined: where they break is a matter of timing."""
+    cell.execution_count = executed.execution_count
+    for output in executed.outputs:
+        last = cell.outputs[-1] if cell.outputs else {}
+        if output.output_type == "stream" and last.get("name") == output.name:
+            last.text += output.text
+        else:
+            cell.outputs.append(output)
+
+
+def _insert_injected(notebook: NotebookNode, ran: NotebookNode) -> None:
+    """Show in the notebook, as papermill does, the cell that set other parameters."""
+    injected = [c for c in ran.cells if _INJECTED in c.metadata.get("tags", [])]
+    for cell in injected[:1]:
+        after = next(i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", []))
+        cell.id = _INJECTED
+        _drop_passing(cell)
+        notebook.cells.insert(after + 1, cell)
