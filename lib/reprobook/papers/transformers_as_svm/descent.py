@@ -1,4 +1,4 @@
-"""Gradient descent on the attention weights, all trials side by side."""
+"""Gradient descent on the attention weights (the paper's W-GD and KQ-GD), all trials side by side."""
 
 from __future__ import annotations
 
@@ -102,6 +102,7 @@ def loss_and_gradient(
     value, slope = LOSSES[loss]
     s = attention(problem, W)
     f, u = HEADS[problem.head](problem, s)
+    # DEPARTURE: the authors differentiate automatically, with u as it is
     u = u - u.gather(-1, s.argmax(-1, keepdim=True))
     g = s * (u - (s * u).sum(-1, keepdim=True))
     g = (slope(problem.Y * f) * problem.Y).unsqueeze(-1) * g

@@ -1,4 +1,4 @@
-"""Regularisation paths: the best attention weights inside a ball, as the ball grows."""
+"""Regularisation paths of the paper: the best attention weights inside a ball, as the ball grows."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def log_excess_risk(problem: Problem, W: Float[Tensor, "B d d"]) -> Float[Tensor
     L(W) - L* = (1/n) Σ_i Σ_t s_it (γ_i,opt - γ_it) is a sum of terms none of which is negative, so it is
     exact however small it gets; L itself would hide it behind L* long before the path has turned.
     """
+    # DEPARTURE: the linear loss in place of the logistic one; the direction of the path is the same
     gamma = token_scores(problem)
     s = attention(problem, W)
     gap = torch.where(s > 0, gamma.amax(-1, keepdim=True) - gamma, 0.0)

@@ -1,4 +1,4 @@
-"""The hard-margin problems that attention solves: Att-SVM and its nuclear-norm and multi-token kin."""
+"""The paper's hard-margin problems: Att-SVM, Att-SVM★ with the nuclear norm, and several kept tokens."""
 
 from __future__ import annotations
 
@@ -110,6 +110,7 @@ def solve_att_svm(
     objective = cp.sum_squares(W) / 2 if norm == "frobenius" else cp.normNuc(W)
     constraints = [margin @ w >= 1] + ([equal @ w == 0] if len(equal) else [])
     problem = cp.Problem(cp.Minimize(objective), constraints)
+    # DEPARTURE: the authors solve the nuclear problem with SCS at its default accuracy
     try:
         problem.solve(solver=solver)
     except cp.SolverError:
@@ -163,6 +164,7 @@ def numerical_rank(W: Float[Tensor, "B d d"], relative: float = 1e-6) -> Int[Ten
     if not torch.isfinite(W).all():
         raise ValueError("there is no solution to rank: leave out trials that are not solved")
     sigma = torch.linalg.svdvals(W)
+    # DEPARTURE: the authors count singular values above 1e-7, whatever the largest is
     return (sigma > relative * sigma[..., :1]).sum(-1)
 
 
