@@ -1,6 +1,6 @@
 """Transformers as Support Vector Machines.
 
-D. A. Tarzanagh, Y. Li, C. Thrampoulidis and S. Oymak, arXiv:2308.16898 (2023).
+By Davoud Ataee Tarzanagh, Yingcong Li, Christos Thrampoulidis and Samet Oymak, arXiv:2308.16898 (2023).
 
 One attention layer reads an input of T tokens through one query and answers with a number; gradient
 descent trains only the attention weights. The paper shows that these weights grow without bound in a

@@ -18,6 +18,7 @@ __all__ = [
     "token_scores",
     "best_token",
     "equalise_scores",
+    "random_tokens",
     "digit_problems",
 ]
 
@@ -146,6 +147,11 @@ def token_scores(problem: Problem) -> Float[Tensor, "B n T"]:
 def best_token(problem: Problem) -> Int[Tensor, "B n"]:
     """Return opt_i = argmax_t γ_it, the token that the loss would like an input to keep (the paper's opt)."""
     return token_scores(problem).argmax(-1)
+
+
+def random_tokens(seeds: Iterable[int], n: int, T: int) -> Int[Tensor, "B n"]:
+    """Draw a token for each input, uniformly, one choice a seed: an arbitrary alpha of the paper."""
+    return stack_over_seeds(lambda g: (torch.randint(T, (n,), generator=g),), seeds)[0]
 
 
 def equalise_scores(problem: Problem) -> Problem:
