@@ -174,7 +174,7 @@ def verdict_box(chapter: ChapterOverview, document: str, link: Link) -> tuple[st
         said = tally(results, lambda r: link(document, f"claim-{r.claim.id}"))
         claims = "1 claim" if len(results) == 1 else f"{len(results)} claims"
         body = (
-            f"<p class='rb-eyebrow'>What became of its {claims}</p>{bar(results)}{said}"
+            f"<p class='rb-eyebrow'>What became of {claims}</p>{bar(results)}{said}"
             f"{_notices(run.record, run.stale)}{_run_facts(run.record)}"
         )
     again = "Run it again" if run else "Run it"

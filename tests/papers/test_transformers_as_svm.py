@@ -8,6 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from scipy.optimize import nnls
 from torch.testing import assert_close
 
@@ -31,6 +32,7 @@ from reprobook.papers.transformers_as_svm.problems import (
     equalise_scores,
     per_position,
     random_problems,
+    random_tokens,
     token_scores,
 )
 from reprobook.papers.transformers_as_svm.svm import (
@@ -327,9 +329,9 @@ def test_patches_of_digits_put_together_are_the_images_again():
 # ------------------------------------------------------------------ margin problems
 
 
-def random_tokens(problem):
-    g = torch.Generator().manual_seed(5)
-    return torch.randint(problem.dims[2], problem.dims[:2], generator=g)
+def some_tokens(problem):
+    B, n, T, _ = problem.dims
+    return random_tokens(range(B), n, T)
 
 
 def test_two_tokens_have_the_closed_form_in_both_norms():
@@ -344,7 +346,7 @@ def test_two_tokens_have_the_closed_form_in_both_norms():
 
 def test_the_frobenius_solution_meets_the_optimality_conditions():
     problem = random_problems(range(10), n=4, T=5, d=6)
-    alpha = random_tokens(problem)
+    alpha = some_tokens(problem)
     found = att_svm(problem, alpha)
     assert found.solved.all() and set(found.status) == {"optimal"}
     m = margins(problem, found.W, alpha)
@@ -363,7 +365,7 @@ def test_the_frobenius_solution_meets_the_optimality_conditions():
 
 def test_the_nuclear_solution_meets_its_dual():
     problem = random_problems(range(4), n=3, T=4, d=4)
-    alpha = random_tokens(problem)
+    alpha = some_tokens(problem)
     found = att_svm(problem, alpha, "nuclear")
     for b in range(4):
         rows, _ = constraint_rows(problem.X[b], problem.z[b], one_hot(alpha, 4)[b], torch.ones(3, 4).bool())
@@ -379,7 +381,7 @@ def test_the_nuclear_solution_meets_its_dual():
 
 def test_each_norm_is_smallest_at_its_own_solution():
     problem = random_problems(range(10), n=4, T=5, d=6)
-    alpha = random_tokens(problem)
+    alpha = some_tokens(problem)
     F, N = (att_svm(problem, alpha, norm).W for norm in ("frobenius", "nuclear"))
 
     def nuclear(W):
@@ -406,15 +408,13 @@ def test_an_infeasible_problem_has_no_solution_and_no_rank():
 
 
 def test_a_first_order_solver_at_default_accuracy_leaves_noise_that_looks_like_rank():
-    problem = random_problems([0], n=4, T=5, d=8)
-    rows = constraint_rows(
-        problem.X[0], problem.z[0], one_hot(random_tokens(problem), 5)[0], torch.ones(4, 5).bool()
-    )
-    rough, _ = solve_att_svm(*rows, 8, "nuclear", solver="SCS")
-    exact, _ = solve_att_svm(*rows, 8, "nuclear")
-    true_rank = int(numerical_rank(torch.from_numpy(exact)[None]))
-    assert true_rank <= 4
-    assert np.linalg.matrix_rank(rough, tol=1e-7) > true_rank
+    problem = random_problems(range(4), n=4, T=5, d=8)
+    kept, everything = one_hot(some_tokens(problem), 5), torch.ones(4, 5).bool()
+    rows = [constraint_rows(problem.X[b], problem.z[b], kept[b], everything) for b in range(4)]
+    rough = [np.linalg.matrix_rank(solve_att_svm(*r, 8, "nuclear", solver="SCS")[0], tol=1e-7) for r in rows]
+    exact = numerical_rank(att_svm(problem, kept, "nuclear").W)
+    assert (exact <= 4).all()
+    assert (torch.tensor(rough) > exact).sum() >= 2
 
 
 def test_a_rank_counts_singular_values_relative_to_the_largest():
@@ -425,7 +425,7 @@ def test_a_rank_counts_singular_values_relative_to_the_largest():
 
 def test_ranks_and_rows_follow_the_queries():
     problem = random_problems(range(10), n=3, T=4, d=6)
-    found = att_svm(problem, random_tokens(problem))
+    found = att_svm(problem, some_tokens(problem))
     inside = torch.linalg.pinv(problem.z) @ problem.z
     assert_close(found.W @ inside, found.W, rtol=0, atol=1e-6)
     assert (numerical_rank(found.W) <= 3).all()
@@ -433,7 +433,7 @@ def test_ranks_and_rows_follow_the_queries():
 
 def test_tokens_of_norm_one_need_no_more_dimensions_than_inputs():
     problem = random_problems(range(10), n=3, T=20, d=3)
-    assert att_svm(problem, random_tokens(problem)).solved.all()
+    assert att_svm(problem, some_tokens(problem)).solved.all()
 
 
 def test_an_unknown_norm_is_refused():
@@ -575,3 +575,14 @@ def test_heads_agree_where_the_relu_is_open():
     g, bent = HEADS["relu"](problem, s)
     assert_close(g, f.clamp_min(0), **EXACT)
     assert_close(bent, slopes * (f > 0).double()[..., None], **EXACT)
+
+
+def test_an_arbitrary_choice_of_tokens_does_not_depend_on_the_batch_and_uses_every_token():
+    many = random_tokens(range(200), n=3, T=4)
+    assert torch.equal(many[7:8], random_tokens([7], n=3, T=4))
+    assert many.unique().tolist() == [0, 1, 2, 3]
+
+
+def test_the_shapes_in_the_signatures_are_enforced_here():
+    with pytest.raises(TypeCheckError):
+        correlation(torch.zeros(2, 3, 3).double(), torch.zeros(2, 3, 4).double())
