@@ -7,11 +7,15 @@ environment), gets into the file, and rerunning an unchanged chapter changes not
 
 from __future__ import annotations
 
+import base64
+import io
+import os
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from reprobook.chapter import CLAIMS_MIME
+from reprobook.paths import book_root
 from reprobook.records import METADATA_KEY, Record
 
 if TYPE_CHECKING:
@@ -117,14 +121,33 @@ def _name_cells(notebook: NotebookNode) -> None:
 
 
 def _take_outputs(cell: NotebookNode, executed: NotebookNode) -> None:
-    """Take over outputs, consecutive pieces of one stream joined: where they break is a matter of timing."""
+    """Take over outputs, consecutive pieces of one stream joined: where they break is a matter of timing.
+
+    Paths in what was printed become relative to the book.
+    """
     cell.execution_count = executed.execution_count
+    here = f"{book_root()}{os.sep}"  # a warning names the file it comes from
     for output in executed.outputs:
+        if output.output_type == "stream":
+            output.text = output.text.replace(here, "")
         last = cell.outputs[-1] if cell.outputs else {}
         if output.output_type == "stream" and last.get("name") == output.name:
             last.text += output.text
         else:
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = _packed(output.data["image/png"])
             cell.outputs.append(output)
+
+
+def _packed(png: str) -> str:
+    """Return a picture (in base64, as notebooks hold it) with the same pixels and no more bytes."""
+    from PIL import Image
+
+    before = base64.b64decode(png)
+    after = io.BytesIO()
+    with Image.open(io.BytesIO(before)) as picture:
+        picture.save(after, "PNG", optimize=True, dpi=picture.info.get("dpi"))
+    return base64.b64encode(min(before, after.getvalue(), key=len)).decode()
 
 
 def _insert_injected(notebook: NotebookNode, ran: NotebookNode) -> None:

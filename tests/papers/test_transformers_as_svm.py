@@ -586,3 +586,16 @@ def test_an_arbitrary_choice_of_tokens_does_not_depend_on_the_batch_and_uses_eve
 def test_the_shapes_in_the_signatures_are_enforced_here():
     with pytest.raises(TypeCheckError):
         correlation(torch.zeros(2, 3, 3).double(), torch.zeros(2, 3, 4).double())
+
+
+@pytest.mark.slow
+def test_a_saturated_run_can_still_leave_tokens_that_are_not_locally_optimal():
+    problem = random_problems([197], n=6, T=8, d=10)
+    start = uniform_weights(problem, [197])
+    early, late = (last(descend(problem, start, steps=k, every=k)) for k in (2000, 20_000))
+    chosen = early.s.argmax(-1)
+    assert (early.s.amax(-1) > 0.99).all()
+    assert not locally_optimal(problem, chosen, att_svm(problem, chosen).W)
+    settled = late.s.argmax(-1)
+    assert (settled != chosen).any()
+    assert locally_optimal(problem, settled, att_svm(problem, settled).W)
