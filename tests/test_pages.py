@@ -258,6 +258,18 @@ def test_no_page_scrolls_sideways(visits, scheme):
     assert wide == []
 
 
+def test_a_long_default_value_wraps(chromium, site):
+    tab = chromium.new_page(viewport={"width": 360, "height": 740})
+    tab.goto((site / "book" / "api" / "running.html").as_uri())
+    tab.locator("dl.py > dt .default_value .pre").first.evaluate("(e) => e.textContent = 'x'.repeat(200)")
+    assert tab.evaluate(WIDTH) == 360
+    tab.close()
+
+
+def test_no_page_tells_where_it_was_rendered(pages):
+    assert [file.name for file, soup in pages.items() if str(ROOT) in str(soup)] == []
+
+
 def test_the_keyboard_shows_where_it_is(chromium, site):
     tab = chromium.new_page()
     tab.goto((site / "book" / "index.html").as_uri())
