@@ -1,7 +1,8 @@
 """A throw-away book with one cheap chapter, for tests of everything around chapters.
 
 The toy chapter draws pseudo-random numbers with the standard library, so a run costs little more than
-the start of a kernel. Its parameter ``trouble`` makes the cell in its middle misbehave.
+the start of a kernel. Its parameter ``trouble`` makes the cell in its middle misbehave. Where a chapter with
+several notebooks is wanted, it gets a second one, with a claim of its own that only a larger tier tests.
 """
 
 import json
@@ -70,21 +71,43 @@ chapter.measure("mean-is-a-half", draws)
 chapter.measure("all-are-small", [d < 0.5 for d in draws])
 chapter.number(mean_of_draws=mean(draws).value)"""
 
+SECOND_CLAIMS = """\
+  - id: none-is-negative
+    statement: No uniform number is negative.
+    where: Section 4
+    criterion: every trial
+    reason: It is said of all.
+    tiers: [smoke, laptop]
+    notebook: second
+  - id: many-agree
+    statement: The mean of many uniform numbers is near a half.
+    where: Section 5
+    criterion: mean in [0.4, 0.6]
+    reason: Twice the interval of a hundred draws.
+    tiers: [paper-many, paper]
+    notebook: second
+"""
 
-def toy_cells() -> list[dict]:
-    """Return the cells of the toy notebook, never run."""
+SECOND_MEASURE = """\
+chapter.measure("none-is-negative", [d >= 0 for d in draws])
+if num_seeds >= 100:
+    chapter.measure("many-agree", draws)"""
+
+
+def toy_cells(name: str = "toy", measure: str = MEASURE) -> list[dict]:
+    """Return the cells of the toy notebook, or of another one that measures something else; never run."""
     sources = [
         ("markdown", "title", "# A toy chapter\n\nIt draws numbers."),
         ("code", "parameters", PARAMETERS),
         (
             "code",
             "begin",
-            'from reprobook.chapter import Chapter\n\nchapter = Chapter.begin("toy", globals())',
+            f'from reprobook.chapter import Chapter\n\nchapter = Chapter.begin("{name}", globals())',
         ),
         ("markdown", "experiment", "## The experiment"),
         ("code", "draw", EXPERIMENT),
         ("markdown", "verdicts", "## Claims\n\n```python\n# no heading\n```"),
-        ("code", "measure", MEASURE),
+        ("code", "measure", measure),
         ("code", "say", "chapter.verdicts()"),
         ("code", "table", "chapter.claims_table()"),
     ]
@@ -130,6 +153,22 @@ def build_book(root: Path) -> Path:
     return root
 
 
+def add_second(root: Path) -> Path:
+    """Give the throw-away book's chapter a second notebook with tiers and claims of its own, never run."""
+    chapter = root / "chapters" / "toy"
+    (root / "_toc.yml").write_text(
+        "format: jb-book\nroot: intro\nchapters:\n- file: chapters/toy/toy\n"
+        "  sections:\n  - file: chapters/toy/second\n"
+    )
+    (chapter / "claims.yml").write_text(
+        CLAIMS.replace("    where:", "    notebook: toy\n    where:") + SECOND_CLAIMS
+    )
+    (chapter / "second.smoke.yml").write_text("num_seeds: 6\n")
+    (chapter / "second.paper-many.yml").write_text("num_seeds: 300\n")
+    write_notebook(chapter / "second.ipynb", toy_cells("toy/second", SECOND_MEASURE))
+    return root
+
+
 def command_environment(book: Path) -> dict[str, str]:
     """Return the environment for commands about a book: no terminal, one thread, nobody's settings."""
     own = {"REPROBOOK_ROOT": str(book), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
@@ -148,15 +187,7 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def refreshed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A throw-away book whose chapter was run once by ``reprobook refresh``; not to be changed."""
     root = build_book(tmp_path_factory.mktemp("refreshed") / "book")
-    done = subprocess.run(
-        [sys.executable, "-m", "reprobook.cli", "refresh"],
-        env=command_environment(root),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    command(root, "refresh")
     return root
 
 
@@ -167,6 +198,37 @@ def executed_book(refreshed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     shutil.copytree(refreshed, root)
     monkeypatch.setenv("REPROBOOK_ROOT", str(root))
     return root
+
+
+@pytest.fixture(scope="session")
+def refreshed_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A throw-away book with two executed notebooks, and a recorded run of the second; not to be changed."""
+    root = add_second(build_book(tmp_path_factory.mktemp("refreshed") / "pair"))
+    command(root, "refresh")
+    command(root, "run", "toy/second", "--tier", "paper-many", "--record")
+    return root
+
+
+@pytest.fixture
+def pair(refreshed_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A throw-away book whose chapter has two notebooks, both up to date, to be changed at will."""
+    root = tmp_path / "pair"
+    shutil.copytree(refreshed_pair, root)
+    monkeypatch.setenv("REPROBOOK_ROOT", str(root))
+    return root
+
+
+def command(book: Path, *words: str) -> None:
+    """Call the command line on a book, in a process of its own, and see it succeed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "reprobook.cli", *words],
+        env=command_environment(book),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture

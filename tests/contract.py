@@ -19,9 +19,9 @@ from papermill.inspection import inspect_notebook
 
 from reprobook.claims import load_claims
 from reprobook.errors import UserError
-from reprobook.jobs import declared_parameters, tier_parameters, tiers
+from reprobook.jobs import LAPTOP, declared_parameters, tier_files, tier_parameters, tiers
 from reprobook.parameters import parameters_cell, read_parameters
-from reprobook.paths import book_root
+from reprobook.paths import book_root, notebook_names
 from reprobook.records import read_record, recorded_runs
 from reprobook.stamps import is_stale
 
@@ -41,6 +41,7 @@ HEADINGS = (
 )
 COMMON_PARAMETERS = {"seed": "int", "num_seeds": "int", "device": "str"}
 LINES_OF_A_CELL, LINES_OF_A_LOOP, LINES_OF_PLOTTING = 40, 25, 10
+TIER_OF_A_FILE = re.compile(r"smoke|paper(-[a-z0-9_]+)*")
 LARGEST_NOTEBOOK, LARGEST_FILE = 1_000_000, 2_000_000  # bytes
 
 
@@ -198,16 +199,26 @@ def _is_read(node: ast.AST) -> bool:
 
 
 def every_tier_is_a_valid_set_of_parameters(page: Page) -> Iterator[str]:
-    slug = page.path.parent.name
-    if "smoke" not in tiers(slug):
-        yield "there is no smoke.yml"
-    if not any(tier.partition("-")[0] == "paper" for tier in tiers(slug)):
-        yield "there is no paper.yml and no paper-….yml"
-    for tier in tiers(slug):
+    there = tier_files(page.name)
+    if "smoke" not in there:
+        yield f"there is no smoke.yml and no {page.path.stem}.smoke.yml"
+    if not any(tier.partition("-")[0] == "paper" for tier in there):
+        yield f"there is no paper.yml and no paper-….yml, with or without '{page.path.stem}.' in front"
+    for tier, file in there.items():
+        if not TIER_OF_A_FILE.fullmatch(tier):
+            yield f"{file.name}: a tier with a file is called smoke, paper or paper-NAME, not '{tier}'"
         try:
             tier_parameters(page.name, tier)
         except UserError as error:
             yield str(error)
+    used = {f for name in _names_of_chapter(page) for f in tier_files(name).values()}
+    for file in sorted(set(page.path.parent.glob("*.yml")) - used - {page.path.parent / "claims.yml"}):
+        yield f"{file.name} applies to no notebook"
+
+
+def _names_of_chapter(page: Page) -> list[str]:
+    slug = page.path.parent.name
+    return [f"{slug}/{notebook}" for notebook in notebook_names(slug)]
 
 
 def the_chapter_begins_with_its_parameters(page: Page) -> Iterator[str]:
@@ -229,14 +240,21 @@ def every_claim_is_measured_or_says_why_not(page: Page) -> Iterator[str]:
         if not call.args or not isinstance(call.args[0], ast.Constant):
             yield f"'{ast.unparse(call)[:60]}' does not name its claim by a literal"
     yield from (f"'{claim}' is measured, but not a claim" for claim in measured if claim not in mine)
-    siblings = [Page(p) for p in page.path.parent.glob("*.ipynb") if p != page.path]
-    elsewhere = {claim for sibling in siblings for claim in _measured(sibling)}
     for name, claim in mine.items():
-        if claim.criterion and name not in measured and (claim.notebook or name not in elsewhere):
+        if claim.criterion and name not in measured:
             yield f"claim '{name}' is not measured"
-    for name, claim in sheet.claims.items():
-        if claim.notebook and not (page.path.parent / f"{claim.notebook}.ipynb").is_file():
+
+
+def every_claim_names_its_notebook_and_its_tiers(page: Page) -> Iterator[str]:
+    notebooks = notebook_names(page.path.parent.name)
+    for name, claim in load_claims(page.path.parent / "claims.yml").claims.items():
+        if claim.notebook is None and len(notebooks) > 1:
+            yield f"claim '{name}' does not name one of the chapter's notebooks"
+        elif claim.notebook not in (None, *notebooks):
             yield f"claim '{name}' names a notebook that is not there: {claim.notebook}"
+        elif claim.notebook in (None, page.path.stem):
+            missing = [tier for tier in claim.tiers if tier not in tiers(page.name)]
+            yield from (f"claim '{name}' is to be tested at '{t}', which has no file" for t in missing)
 
 
 def _measured(page: Page) -> list[str]:
@@ -379,8 +397,12 @@ def the_recorded_runs_have_their_records(page: Page) -> Iterator[str]:
         file = path.with_suffix(".json")
         if not file.is_file() or file.read_text(encoding="utf-8") != record.to_json():
             yield f"{file.name} is not the record of {path.name}"
-        if record.status != "finished" or record.slug != slug or record.tier not in tiers(slug):
+        known = record.slug == slug and record.notebook in notebook_names(slug)
+        if record.status != "finished" or not known or record.tier not in tiers(record.chapter):
             yield f"{path.name} records a {record.status} run of {record.chapter} at tier '{record.tier}'"
+            continue
+        if path.stem != (name := f"{'' if record.notebook == slug else f'{record.notebook}-'}{record.tier}"):
+            yield f"{path.name} is a run that belongs into {name}.ipynb"
         if unknown := set(record.parameters) - set(declared_parameters(record.chapter)):
             yield f"{path.name} has parameters that the chapter has no longer: {', '.join(sorted(unknown))}"
     files = {f.name for f in folder.glob("*")} if folder.is_dir() else set()
@@ -394,21 +416,40 @@ def the_record_is_of_the_laptop_tier(page: Page) -> Iterator[str]:
         yield "the stored outputs are not those of a finished run at the laptop tier"
 
 
+def the_stored_run_measured_what_the_laptop_tier_tests(page: Page) -> Iterator[str]:
+    record = read_record(page.path)
+    entries = {entry["id"]: entry for entry in record.claims} if record else {}
+    for name, claim in load_claims(page.path.parent / "claims.yml").of_notebook(page.path.stem).items():
+        entry = entries.get(name, {"parts": [], "why_excluded": ""})
+        if LAPTOP in claim.tiers and not (entry["parts"] or entry["why_excluded"]):
+            yield f"claim '{name}' is to be tested at the laptop tier, but the stored run did not measure it"
+        if LAPTOP not in claim.tiers and entry["parts"]:
+            yield f"the stored run measured claim '{name}', which is not to be tested at the laptop tier"
+
+
 def the_table_of_contents_lists_it(page: Page) -> Iterator[str]:
     contents = yaml.safe_load((book_root() / "_toc.yml").read_text(encoding="utf-8"))
-    file = page.path.relative_to(book_root()).with_suffix("").as_posix()
-    if file not in set(toc_files(contents)):
+    folder = page.path.parent.relative_to(book_root()).as_posix()
+    main, file = f"{folder}/{page.path.parent.name}", f"{folder}/{page.path.stem}"
+    entry = next((e for e in toc_entries(contents) if e.get("file") == main), {})
+    if file == main and not entry:
         yield f"_toc.yml has no line '- file: {file}'"
+    if file != main and file not in toc_files(entry.get("sections", [])):
+        yield f"_toc.yml has no line '- file: {file}' under the 'sections:' of {main}"
 
 
-def toc_files(entry) -> Iterator[str]:
+def toc_entries(entry) -> Iterator[dict]:
+    """Yield every mapping in a table of contents, the outer ones first."""
+    if isinstance(entry, dict):
+        yield entry
+    for part in entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ():
+        yield from toc_entries(part)
+
+
+def toc_files(contents) -> Iterator[str]:
     """Yield every file named in a table of contents."""
-    if isinstance(entry, list):
-        for item in entry:
-            yield from toc_files(item)
-    elif isinstance(entry, dict):
+    for entry in toc_entries(contents):
         yield from (entry[key] for key in ("root", "file") if key in entry)
-        yield from toc_files(list(entry.values()))
 
 
 RULES = (
@@ -419,6 +460,7 @@ RULES = (
     every_tier_is_a_valid_set_of_parameters,
     the_chapter_begins_with_its_parameters,
     every_claim_is_measured_or_says_why_not,
+    every_claim_names_its_notebook_and_its_tiers,
     the_verdicts_are_shown_and_compared,
     numbers_of_full_precision_are_not_compared,
     the_cells_were_run_once_from_top_to_bottom,
@@ -431,5 +473,6 @@ RULES = (
     the_notebooks_are_small,
     the_recorded_runs_have_their_records,
     the_record_is_of_the_laptop_tier,
+    the_stored_run_measured_what_the_laptop_tier_tests,
     the_table_of_contents_lists_it,
 )

@@ -79,6 +79,12 @@ def test_a_good_file_is_read_in_its_order(tmp_path):
     assert found.claims["too-dear"].criterion is None
 
 
+def test_a_claim_names_each_of_the_papers_tiers_by_its_full_name(tmp_path):
+    text = GOOD.replace("[smoke, laptop]", "[paper, paper-msda, paper-mnist_m-long]")
+    found = sheet(tmp_path, PAPER + "claims:\n" + text).claims["small-error"]
+    assert found.tiers == ("paper", "paper-msda", "paper-mnist_m-long")
+
+
 def test_line_breaks_in_a_statement_are_spaces(tmp_path):
     text = GOOD.replace("The error is small.", "|\n      The error\n      is   small.\n")
     assert (
@@ -109,8 +115,12 @@ def without(key: str) -> str:
         (GOOD + "  - statement: no id\n", "claim 2: key 'id' is missing"),
         (
             GOOD.replace("laptop]", "desktop]"),
-            "small-error: unknown tier 'desktop'; allowed are smoke, laptop, paper",
+            "small-error: unknown tier 'desktop'; allowed are smoke, laptop, paper, paper-NAME",
         ),
+        *[
+            (GOOD.replace("laptop]", f"{tier}]"), f"small-error: unknown tier '{tier}'; allowed are smoke")
+            for tier in ("paper-", "papers", "laptop-big", "paper-Big", "paper-a/b", "3")
+        ],
         (GOOD + "    untested: too hard\n", "small-error: has both 'untested' and 'criterion'"),
         (GOOD.replace("mean <= 0.2", "about 0.2"), "small-error: 'about 0.2' is not a criterion: write "),
         (GOOD.replace("mean <= 0.2", "median <= 0.2"), "small-error: unknown statistic 'median'"),

@@ -34,7 +34,7 @@ PAPERS = sorted({m.split(".")[2] for m in MODULES if m.startswith("reprobook.pap
 def test_the_book_has_chapters_and_each_has_the_notebook_of_its_name():
     folders = {p.name for p in (ROOT / "chapters").iterdir() if p.is_dir() and p.name[0] != "."}
     assert folders == set(chapter_slugs()) != set()
-    assert {slug for slug in folders if notebook_names(slug)} == folders
+    assert {slug for slug in folders if slug in notebook_names(slug)} == folders
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -208,6 +208,14 @@ SPOILT_NOTEBOOKS = [
     ("what_is_visible_stays_short", replaced("sizes = [10", LONG_LOOP + "sizes = [10")),
     ("what_is_visible_stays_short", replaced("plt.show()", "axis.grid()\n" * 8 + "plt.show()")),
     ("the_notebooks_are_small", changed("loglog", outputs=output(**{"image/png": "A" * 1_000_001}))),
+    (
+        "the_stored_run_measured_what_the_laptop_tier_tests",
+        lambda nb: nb["metadata"]["reprobook"]["claims"].pop(0),
+    ),
+    (
+        "the_stored_run_measured_what_the_laptop_tier_tests",
+        lambda nb: nb["metadata"]["reprobook"]["claims"][0].update(parts=[]),
+    ),
     ("the_record_is_of_the_laptop_tier", lambda nb: nb["metadata"]["reprobook"].update(tier="smoke")),
     ("the_record_is_of_the_laptop_tier", lambda nb: nb["metadata"].pop("reprobook")),
 ]
@@ -248,6 +256,11 @@ def stray(name: str) -> Callable[[Page], None]:
     return spoil
 
 
+def renamed(name: str, new: str) -> Callable[[Page], None]:
+    """Return what renames a file beside the notebook."""
+    return lambda page: (page.path.parent / name).rename(page.path.parent / new)
+
+
 SPOILT_CHAPTERS = [
     ("every_tier_is_a_valid_set_of_parameters", lambda page: (page.path.parent / "smoke.yml").unlink()),
     ("every_tier_is_a_valid_set_of_parameters", lambda page: (page.path.parent / "paper.yml").unlink()),
@@ -257,14 +270,36 @@ SPOILT_CHAPTERS = [
         "every_claim_is_measured_or_says_why_not",
         rewritten("claims.yml", "id: mean-is-a-half", "id: another-one"),
     ),
+    ("every_tier_is_a_valid_set_of_parameters", renamed("paper.yml", "paper_long.yml")),
+    ("every_tier_is_a_valid_set_of_parameters", renamed("paper.yml", "other.paper.yml")),
+    ("every_tier_is_a_valid_set_of_parameters", lambda page: (page.path.parent / "laptop.yml").touch()),
+    ("every_tier_is_a_valid_set_of_parameters", lambda page: (page.path.parent / "large.yml").touch()),
+    ("every_tier_is_a_valid_set_of_parameters", lambda page: (page.path.parent / "other.paper.yml").touch()),
     (
-        "every_claim_is_measured_or_says_why_not",
+        "every_claim_names_its_notebook_and_its_tiers",
         rewritten("claims.yml", "where: Table", "notebook: x\n    where: Table"),
+    ),
+    (
+        "every_claim_names_its_notebook_and_its_tiers",
+        rewritten("claims.yml", "[laptop, paper]", "[laptop, paper-long]"),
+    ),
+    ("every_claim_names_its_notebook_and_its_tiers", stray("second.ipynb")),
+    (
+        "the_stored_run_measured_what_the_laptop_tier_tests",
+        rewritten("claims.yml", "[laptop, paper]", "[paper]"),
     ),
     ("the_stored_outputs_follow_from_the_code", rewritten("claims.yml", "0.05", "0.06")),
     ("the_recorded_runs_have_their_records", stray("runs/paper.ipynb")),
     ("the_recorded_runs_have_their_records", stray("runs/paper.failed.ipynb")),
     ("the_recorded_runs_have_their_records", stray("runs/notes.json")),
+    (
+        "the_recorded_runs_have_their_records",
+        lambda page: [f.rename(f.with_stem("other")) for f in (page.path.parent / "runs").iterdir()],
+    ),
+    (
+        "the_recorded_runs_have_their_records",
+        rewritten("runs/smoke.ipynb", '"chapter": "from_template"', '"chapter": "from_template/gone"'),
+    ),
     (
         "the_recorded_runs_have_their_records",
         rewritten("runs/smoke.json", '"num_seeds": 5', '"num_seeds": 6'),
@@ -298,6 +333,114 @@ def test_a_fault_beside_a_notebook_is_found_by(name, spoil, page):
     found = list(getattr(contract, name)(Page(page.path)))
     assert found
     assert all(len(line.splitlines()) == 1 for line in found)
+
+
+# --------------------------------------------------------------------------- a chapter with two notebooks
+
+PER_NOTEBOOK = (
+    "every_tier_is_a_valid_set_of_parameters",
+    "the_chapter_begins_with_its_parameters",
+    "every_claim_is_measured_or_says_why_not",
+    "every_claim_names_its_notebook_and_its_tiers",
+    "the_recorded_runs_have_their_records",
+    "the_stored_run_measured_what_the_laptop_tier_tests",
+    "the_record_is_of_the_laptop_tier",
+    "the_table_of_contents_lists_it",
+)
+
+
+def divided(page: Page) -> tuple[Page, Page]:
+    """Give the chapter a second notebook, which takes over its second claim, its paper tier and its run."""
+    folder, second = page.path.parent, page.path.with_name("second.ipynb")
+    text = page.path.read_text(encoding="utf-8")
+    name, first_claim, second_claim = "from_template", "error-falls-like-a-root", "mean-is-a-half"
+    for path, own, other in ((page.path, first_claim, second_claim), (second, second_claim, first_claim)):
+        notebook = json.loads(text.replace(f'chapter.measure(\\"{other}\\"', 'print(\\"elsewhere\\"'))
+        record = notebook["metadata"]["reprobook"]
+        record["claims"] = [entry for entry in record["claims"] if entry["id"] == own]
+        if path == second:
+            begin = cell_with(notebook, "Chapter.begin")
+            begin["source"] = source(begin).replace(f'"{name}"', f'"{name}/second"')
+            record["chapter"] = f"{name}/second"
+        path.write_text(json.dumps(notebook), encoding="utf-8")
+    claims = (folder / "claims.yml").read_text()
+    head, *entries = claims.split("\n  - id: ")
+    owners = (name, "second", "second")
+    named = [f"{entry.rstrip()}\n    notebook: {o}\n" for entry, o in zip(entries, owners, strict=True)]
+    tiers = [entry.replace("[smoke, laptop, paper]", "[smoke, laptop, paper-many]") for entry in named]
+    (folder / "claims.yml").write_text("\n  - id: ".join([head, *tiers]))
+    (folder / "second.paper-many.yml").write_text((folder / "paper.yml").read_text())
+    (folder / "paper.yml").rename(folder / f"{name}.paper.yml")
+    for file in list((folder / "runs").iterdir()):  # its run once more, as one of the second at its own tier
+        changed_run = file.read_text().replace(f'"chapter": "{name}"', f'"chapter": "{name}/second"')
+        changed_run = changed_run.replace('"tier": "smoke"', '"tier": "paper-many"')
+        file.with_stem("second-paper-many").write_text(changed_run)
+    toc = (book_root() / "_toc.yml").read_text()
+    (book_root() / "_toc.yml").write_text(f"{toc}  sections:\n  - file: chapters/{name}/second\n")
+    return Page(page.path), Page(second)
+
+
+def faults(*pages: Page) -> dict[str, set[str]]:
+    """Return the notebooks in which each of the rules finds a fault, by rule."""
+    found = {n: {p.path.stem for p in pages if list(getattr(contract, n)(p))} for n in PER_NOTEBOOK}
+    return {name: stems for name, stems in found.items() if stems}
+
+
+@pytest.mark.slow
+def test_two_notebooks_of_one_chapter_keep_the_rules_side_by_side(page):
+    assert faults(*divided(page)) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [
+        (
+            lambda page: (page.path.parent / "second.paper-many.yml").unlink(),
+            {
+                "every_tier_is_a_valid_set_of_parameters": {"second"},
+                "every_claim_names_its_notebook_and_its_tiers": {"second"},
+                "the_recorded_runs_have_their_records": {"from_template", "second"},
+            },
+        ),
+        (
+            rewritten("claims.yml", "    notebook: from_template\n", ""),
+            {
+                "every_claim_is_measured_or_says_why_not": {"second"},
+                "every_claim_names_its_notebook_and_its_tiers": {"from_template", "second"},
+                "the_stored_run_measured_what_the_laptop_tier_tests": {"second"},
+            },
+        ),
+        (
+            rewritten("second.ipynb", '"chapter": "from_template/second"', '"chapter": "from_template"'),
+            {"the_record_is_of_the_laptop_tier": {"second"}},
+        ),
+        (
+            lambda page: toc_with("  sections:\n  - file", "- file"),
+            {"the_table_of_contents_lists_it": {"second"}},
+        ),
+        (
+            lambda page: toc_with("from_template/from_template", "from_template/other"),
+            {"the_table_of_contents_lists_it": {"from_template", "second"}},
+        ),
+        (
+            renamed("runs/smoke.ipynb", "runs/second-smoke.ipynb"),
+            {"the_recorded_runs_have_their_records": {"from_template", "second"}},
+        ),
+    ],
+    ids=["tier", "claim without notebook", "record", "sections", "main", "run"],
+)
+def test_a_fault_in_a_chapter_of_two_notebooks_is_found_in_the_right_one(spoil, found, page):
+    pages = divided(page)
+    spoil(page)
+    assert faults(*(Page(p.path) for p in pages)) == found
+
+
+def toc_with(old: str, new: str) -> None:
+    """Replace text in the table of contents."""
+    path = book_root() / "_toc.yml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
 
 
 def test_every_rule_is_shown_to_catch_something():
@@ -357,7 +500,7 @@ def test_every_public_name_is_listed_there_and_documented(module):
 
 
 SOURCE = re.compile(
-    r"\bEqs?\.|\bEquation|\bSec\.|\bSection|\bTheorem|\bLemma|\bProposition|\bpaper|\bauthors|\bFig"
+    r"\bEqs?\.|\bEquation|\bAlgorithm|\bSec\.|\bSection|\bTheorem|\bLemma|\bProposition|\bpaper|\bauthors|\bFig"
 )
 
 

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from conftest import build_book, command_environment, edit_cell, toy_cells, write_notebook
+from conftest import add_second, build_book, command_environment, edit_cell, toy_cells, write_notebook
 from reprobook import execution, worker
 from reprobook.errors import UserError
-from reprobook.jobs import Job, plan, tiers
+from reprobook.jobs import Job, plan, tier_files, tiers
 from reprobook.notebooks import read_notebook, stored
 from reprobook.records import read_record, recorded_runs
 from reprobook.running import Run, RunFailed, refresh, run
@@ -440,6 +440,38 @@ def test_tiers_are_the_parameter_files_and_laptop(toy):
     assert tiers("toy") == ["laptop", "paper", "paper-big", "smoke"]
 
 
+def test_a_notebooks_own_parameter_file_goes_before_the_chapters(book):
+    add_second(book)
+    assert tiers("toy") == ["laptop", "paper", "smoke"]
+    assert tiers("toy/second") == ["laptop", "paper", "paper-many", "smoke"]
+    assert {tier: f.name for tier, f in tier_files("toy/second").items()} == {
+        "paper": "paper.yml",
+        "paper-many": "second.paper-many.yml",
+        "smoke": "second.smoke.yml",
+    }
+    sizes = [plan(name, "smoke").parameters["num_seeds"] for name in ("toy", "toy/second")]
+    assert sizes == [5, 6]
+    assert plan("toy/second", "paper").parameters == plan("toy", "paper").parameters
+
+
+def test_the_notebook_of_the_chapters_name_may_have_its_own_parameter_files_too(toy):
+    (toy / "smoke.yml").rename(toy / "toy.smoke.yml")
+    add_second(toy.parents[1])
+    (toy / "second.smoke.yml").unlink()
+    assert plan("toy", "smoke") == plan("toy/toy", "smoke")
+    assert plan("toy", "smoke").parameters["num_seeds"] == 5
+    with pytest.raises(UserError, match=r"^toy/second has no tier 'smoke'; it has: laptop, paper, paper-m"):
+        plan("toy/second", "smoke")
+
+
+def test_files_and_tiers_are_those_of_the_notebook_whose_name_stands_in_front_of_the_dot(toy):
+    add_second(toy.parents[1])
+    (toy / "second-toy.paper-x.yml").write_text("num_seeds: 2\n")
+    (toy / "toy-second.paper-y.yml").write_text("num_seeds: 2\n")
+    assert tiers("toy") == ["laptop", "paper", "smoke"]
+    assert tiers("toy/second") == ["laptop", "paper", "paper-many", "smoke"]
+
+
 def test_an_unknown_tier_lists_those_that_exist(book):
     with pytest.raises(UserError, match=r"^toy has no tier 'huge'; it has: laptop, paper, smoke$"):
         plan("toy", "huge")
@@ -459,6 +491,14 @@ def test_a_broken_parameter_file_is_named(toy, text, message):
     (toy / "smoke.yml").write_text(text)
     with pytest.raises(UserError, match=message):
         plan("toy", "smoke")
+
+
+def test_a_notebooks_own_broken_parameter_file_is_named(toy):
+    add_second(toy.parents[1])
+    (toy / "second.smoke.yml").write_text("num_sedes: 5\n")
+    with pytest.raises(UserError, match=r"^toy/second\.smoke\.yml: unknown parameter 'num_sedes'"):
+        plan("toy/second", "smoke")
+    plan("toy", "smoke")
 
 
 def test_given_parameters_override_the_tier_which_overrides_the_notebook(book):
@@ -519,6 +559,26 @@ def test_a_recorded_run_stands_in_the_chapter(executed_book):
     assert not run("toy", "paper", record=True, display=Silence()).fresh
     edit_cell(executed_book / "chapters" / "toy" / "toy.ipynb", "draw", "drawing", "painting")
     assert is_stale(done.notebook)
+
+
+def test_recorded_runs_of_two_notebooks_at_one_tier_stand_side_by_side(pair):
+    runs = pair / "chapters" / "toy" / "runs"
+    (runs.parent / "paper-many.yml").write_text("num_seeds: 200\n")
+    done = run("toy", "paper-many", record=True, display=Silence())
+    assert done.notebook == runs / "paper-many.ipynb"
+    assert [(p.name, r.chapter, r.parameters["num_seeds"]) for p, r in recorded_runs("toy")] == [
+        ("paper-many.ipynb", "toy", 200),
+        ("second-paper-many.ipynb", "toy/second", 300),
+    ]
+    assert not is_stale(done.notebook) and not is_stale(runs / "second-paper-many.ipynb")
+    edit_cell(runs.parent / "second.ipynb", "draw", "drawing", "painting")
+    assert not is_stale(done.notebook) and is_stale(runs / "second-paper-many.ipynb")
+
+
+def test_a_refused_recorded_run_names_the_notebooks_own_parameter_file(book):
+    add_second(book)
+    with pytest.raises(UserError, match=r"parameters from second\.paper-many\.yml alone: .* seed"):
+        run("toy/second", "paper-many", {"seed": 4}, record=True)
 
 
 @pytest.mark.parametrize(

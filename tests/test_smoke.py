@@ -1,4 +1,4 @@
-"""The smoke tier of every chapter: quick, finished, with a verdict on every claim that is tested there."""
+"""The smoke tier of every notebook: quick, finished, with a verdict on every claim that is tested there."""
 
 import pytest
 

@@ -13,9 +13,9 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from bs4 import BeautifulSoup, Tag
 
-from conftest import command_environment, edit_cell
+from conftest import SECOND_CLAIMS, command_environment, edit_cell
 from reprobook.cards import day, duration, memory
-from reprobook.overview import chapters_in_book, files_behind
+from reprobook.overview import Shown, chapters_in_book, files_behind, overview
 from reprobook.paths import notebook_path
 from reprobook.records import METADATA_KEY, read_record
 from reprobook.stamps import PACKAGE, stamp
@@ -241,6 +241,132 @@ def test_the_executed_notebook_of_a_recorded_run_can_be_downloaded(built):
     link = page(built).find(id="run-paper").select_one("a.download")
     offered = (html_of(built) / f"{PAGE}.html").parent / link["href"]
     assert offered.read_bytes() == (built / "chapters/toy/runs/paper.ipynb").read_bytes()
+
+
+# --------------------------------------------------------------------------- a chapter with two notebooks
+
+SECOND = "chapters/toy/second"
+ONLY_RECORDED = "second-paper-many-claim-many-agree"
+
+
+def dress_pair(book: Path) -> Path:
+    """Give the book with two notebooks its pages."""
+    contents = (book / "_toc.yml").read_text()
+    dress(book)
+    (book / "_toc.yml").write_text(f"{contents}- file: pages/deep/scores\n")
+    second = book / "chapters" / "toy" / "second.ipynb"
+    edit_cell(second, "title", "It draws numbers.", "```{verdict-box}\n```\n")
+    edit_cell(second, "title", "# A toy chapter", "# The second notebook")
+    edit_cell(second, "verdicts", "## Claims", "```{recorded-runs}\n```\n\n## Claims")
+    return book
+
+
+@pytest.fixture(scope="module")
+def built_pair(refreshed_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A built book with two executed notebooks and a recorded run of each; not to be changed."""
+    book = tmp_path_factory.mktemp("built") / "pair"
+    shutil.copytree(refreshed_pair, book)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPROBOOK_ROOT", str(book))
+        record_run(dress_pair(book))
+        assert build(book) == ""
+        yield book
+
+
+def test_each_notebooks_box_counts_its_own_claims_and_names_its_own_command(built_pair):
+    boxes = [page(built_pair, name).select_one(".rb-box") for name in (PAGE, SECOND)]
+    counts = [[text_of(item) for item in box.select(".rb-tally li:not(.rb-none)")] for box in boxes]
+    assert counts == [["1 ✓ reproduced", "1 ✗ not reproduced", "1 – not attempted"], ["2 ✓ reproduced"]]
+    assert "$ reprobook run toy\n" in boxes[0].get_text() + "\n"
+    assert "$ reprobook run toy/second" in text_of(boxes[1])
+
+
+def test_each_notebook_shows_its_own_recorded_runs(built_pair):
+    assert [run["id"] for run in page(built_pair).select(".rb-run")] == ["run-paper"]
+    assert [run["id"] for run in page(built_pair, SECOND).select(".rb-run")] == ["run-second-paper-many"]
+    assert list(broken_links(html_of(built_pair))) == []
+
+
+def test_a_recorded_runs_table_leaves_out_what_is_tested_at_other_tiers_alone(executed_book):
+    claims = executed_book / "chapters" / "toy" / "claims.yml"
+    claims.write_text(claims.read_text() + SECOND_CLAIMS.replace("    notebook: second\n", ""))
+    record_run(dress(executed_book), tier="paper")
+    assert build(executed_book) == ""
+    run = page(executed_book).find(id="run-paper")
+    rows = [row["id"].removeprefix("paper-claim-") for row in run.select("tbody tr")]
+    assert rows == ["mean-is-a-half", "all-are-small", "people-like-it", "many-agree"]
+    assert "Claims at this tier: 4" in text_of(run)
+
+
+def test_what_only_a_recorded_run_tests_has_that_runs_verdict_and_says_so(built_pair):
+    box = page(built_pair, SECOND).select_one(".rb-box")
+    said = "1 of these verdicts is of the recorded run second-paper-many"
+    assert said in text_of(box)
+    assert box.find("a", href="#run-second-paper-many")
+    card = text_of(page(built_pair, "intro").select_one(".rb-card"))
+    assert "3 ✓ reproduced 1 ✗ not reproduced 1 – not attempted" in card and said in card
+    assert said not in text_of(page(built_pair).select_one(".rb-box"))
+    board = page(built_pair, "pages/deep/scores")
+    assert [text_of(c) for c in board.select(".rb-choice")][:2] == ["5 all claims", "3 ✓ reproduced"]
+    row = board.select("tbody tr")[-1]
+    assert "rb-reproduced" in row["class"]
+    assert [text_of(cell) for cell in row.find_all("td")][1] == "tested only at paper-many, paper"
+    assert text_of(row.find_all("td")[2]).startswith("✓ reproduced paper-many · n=300 · ")
+    assert [a["href"] for a in row.find_all("a")] == [f"../../{SECOND}.html#{ONLY_RECORDED}"]
+
+
+def test_a_count_leads_to_the_recorded_run_where_only_that_has_the_verdict(pair):
+    claims = pair / "chapters" / "toy" / "claims.yml"
+    claims.write_text(claims.read_text().replace("mean in [0.4, 0.6]", "mean in [7, 8]"))
+    assert build(dress_pair(pair)) == ""
+    box = page(pair, SECOND).select_one(".rb-box")
+    assert {text_of(a): a["href"] for a in box.select(".rb-tally a")} == {
+        "1 ✓ reproduced": "#claim-none-is-negative",
+        "1 ✗ not reproduced": f"#{ONLY_RECORDED}",
+    }
+    assert "recorded run second-paper-many (stale)" in text_of(box)  # the claims file has changed
+
+
+def test_without_a_run_that_measured_it_a_claim_of_other_tiers_is_not_attempted(pair):
+    (pair / "chapters" / "toy" / "runs" / "second-paper-many.ipynb").unlink()
+    assert build(dress_pair(pair)) == ""
+    row = page(pair, "pages/deep/scores").select("tbody tr")[-1]
+    assert text_of(row.find_all("td")[1]).startswith("– not attempted tested only at paper-many, paper · ")
+    assert "of the recorded run" not in text_of(page(pair, SECOND)) + text_of(page(pair, "pages/deep/scores"))
+
+
+def shown_with(tiers: str) -> Shown:
+    """Return what the book shows of the toy's first claim if it is tested at these tiers."""
+    file = notebook_path("toy").with_name("claims.yml")
+    file.write_text(re.sub(r"tiers: \[.*\]", f"tiers: [{tiers}]", file.read_text(), count=1))
+    return overview("toy", [PAGE]).shown["mean-is-a-half"]
+
+
+def test_the_laptop_tier_goes_before_recorded_runs(executed_book):
+    record_run(executed_book)
+    assert shown_with("smoke, laptop, paper").recorded is None
+    assert shown_with("paper").recorded is None  # it was measured all the same
+
+
+def test_recorded_runs_answer_in_the_order_of_the_claims_tiers(executed_book):
+    for tier in ("paper-a", "paper-b"):
+        record_run(executed_book, tier, tier=tier)
+    notebook = json.loads(notebook_path("toy").read_text())
+    notebook["metadata"][METADATA_KEY]["claims"] = []  # a laptop run that measured nothing
+    notebook_path("toy").write_text(json.dumps(notebook))
+    found = {
+        tiers: run.name if (run := shown_with(tiers).recorded) else None
+        for tiers in ("paper-a, paper-b", "paper-b, paper-a", "paper", "paper-b, laptop")
+    }
+    assert found == {
+        "paper-a, paper-b": "paper-a",
+        "paper-b, paper-a": "paper-b",
+        "paper": None,
+        "paper-b, laptop": None,
+    }
+
+
+# --------------------------------------------------------------------------- what changes or is missing
 
 
 def test_a_chapter_that_was_never_executed_says_so_on_every_page(book):

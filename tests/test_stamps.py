@@ -90,11 +90,28 @@ def test_an_edit_of_one_paper_makes_exactly_its_chapter_stale(notebook, package)
     assert stamp(notebook, package=package) != before
 
 
-@pytest.mark.parametrize("name", ["chapters/toy/claims.yml", "requirements.lock"])
-def test_an_edited_claims_file_or_lock_file_is_stale(notebook, executed_book, name):
-    file = executed_book / name
+def test_an_edited_claims_file_is_stale(notebook):
+    file = notebook.parent / "claims.yml"
     file.write_text(file.read_text() + "# a remark\n")
     assert is_stale(notebook)
+
+
+@pytest.mark.parametrize(
+    ("pin", "stale"),
+    [
+        ("numpy==1.0", True),  # the toy's statistics import it
+        ("Scikit_Learn==1.0", True),  # named otherwise than its module, and spelled in another way
+        ("joblib==1.0", True),  # what scikit-learn needs, imported by nobody here
+        ("h5py==1.0", False),  # nothing that the toy reaches needs it
+        ("# a remark", False),
+    ],
+)
+def test_a_pin_counts_where_it_is_needed(notebook, package, executed_book, pin, stale):
+    edit_cell(notebook, "draw", "import os", "import numpy, sklearn.svm, os")
+    before = stamp(notebook, package=package)
+    with (executed_book / "requirements.lock").open("a") as lock:
+        lock.write(f"{pin}\n")
+    assert (stamp(notebook, package=package) != before) == stale
 
 
 @pytest.mark.parametrize("name", ["chapters/toy/smoke.yml", "_toc.yml"])

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable
 from datetime import date
 from html import escape
 
-from reprobook.claims import Result, Verdict, claims_html, count_verdicts
-from reprobook.overview import ChapterOverview, ShownRun
+from reprobook.claims import Claim, Result, Verdict, claims_html, count_verdicts
+from reprobook.jobs import LAPTOP
+from reprobook.overview import ChapterOverview, Shown, ShownRun
 from reprobook.records import Record
 
 __all__ = [
@@ -170,15 +171,43 @@ def verdict_box(chapter: ChapterOverview, document: str, link: Link) -> tuple[st
     if run is None:
         body = _notice("Not executed yet.", "There are no verdicts until this chapter has run.")
     else:
-        results = list(run.results.values())
-        said = tally(results, lambda r: link(document, f"claim-{r.claim.id}"))
+        shown = [chapter.shown[claim] for claim in run.results]
+        results = [s.result for s in shown]
+        said = tally(results, lambda r: link(document, _place(chapter.shown[r.claim.id])))
         claims = "1 claim" if len(results) == 1 else f"{len(results)} claims"
         body = (
             f"<p class='rb-eyebrow'>What became of {claims}</p>{bar(results)}{said}"
+            f"{_from_recorded(shown, lambda name: link(document, f'run-{name}'))}"
             f"{_notices(run.record, run.stale)}{_run_facts(run.record)}"
         )
     again = "Run it again" if run else "Run it"
     return f"{head}{body}<div class='rb-commands'><p class='rb-eyebrow'>{again}</p>", "</div></section>"
+
+
+def _place(shown: Shown) -> str:
+    """Return the anchor of the row in which a claim's result stands on its page."""
+    run = f"{shown.recorded.name}-" if shown.recorded else ""
+    return f"{run}claim-{shown.result.claim.id}"
+
+
+def _from_recorded(shown: Iterable[Shown], href: Callable[[str], str] | None = None) -> str:
+    """Return a line that says how many verdicts come from which recorded runs; nothing where none does.
+
+    Args:
+        shown: what is shown of the claims.
+        href: the address of a recorded run by its name; without it, the runs are only named.
+    """
+    runs = [s.recorded for s in shown if s.recorded]
+    if not runs:
+        return ""
+    named = {
+        run.name: (f"<a href='{href(run.name)}'>{run.name}</a>" if href else run.name)
+        + (" (stale)" if run.stale else "")
+        for run in runs
+    }
+    verdicts = "1 of these verdicts is" if len(runs) == 1 else f"{len(runs)} of these verdicts are"
+    word = "run" if len(named) == 1 else "runs"
+    return f"<p class='rb-small'>{verdicts} of the recorded {word} {', '.join(named.values())}</p>"
 
 
 # --------------------------------------------------------------------------- the cover
@@ -193,6 +222,7 @@ def chapter_card(chapter: ChapterOverview, number: int, link: Link) -> tuple[str
         state = (
             f"{bar(chapter.results)}{_in_words(chapter.results)}"
             f"<p class='rb-small'>{claims} claims · runs in {duration(chapter.seconds)}</p>"
+            f"{_from_recorded(chapter.shown.values())}"
         )
     else:
         state = _notice("Not executed yet.")
@@ -211,15 +241,18 @@ def chapter_card(chapter: ChapterOverview, number: int, link: Link) -> tuple[str
 def scoreboard(chapters: list[ChapterOverview], link: Link) -> str:
     """Return every claim of every chapter with its verdicts, totals on top.
 
-    The totals are radio buttons: choosing one leaves only the claims of that verdict, by style alone.
+    The totals are radio buttons: choosing one leaves only the claims of that verdict, by style alone. A claim
+    that only a recorded run tests counts with that run's verdict.
     """
     results = [r for c in chapters for r in c.results]
     counts = count_verdicts(results)
+    recorded = any(shown.recorded for c in chapters for shown in c.shown.values())
+    where = ", or of the recorded run where only that tests the claim" if recorded else ""
     choices = "".join(_choice(v.css, f"{v.sign} {v.value}", n) for v, n in counts.items())
     sections = "".join(_board(chapter, number, link) for number, chapter in enumerate(chapters, 1))
     return (
         "<div class='rb-scoreboard'><fieldset class='rb-filter'>"
-        "<legend>Verdicts at the laptop tier; choose one to see only its claims</legend>"
+        f"<legend>Verdicts at the laptop tier{where}; choose one to see only its claims</legend>"
         f"{_choice('rb-all', 'all claims', len(results), chosen=True)}{choices}</fieldset>{sections}</div>"
     )
 
@@ -249,7 +282,10 @@ def _board(chapter: ChapterOverview, number: int, link: Link) -> str:
 def _board_row(chapter: ChapterOverview, result: Result, link: Link) -> str:
     claim = result.claim
     page = chapter.page_of(claim)
-    laptop = _score(result, chapter.executed.get(page), link(page, f"claim-{claim.id}"))
+    if chapter.shown[claim.id].recorded:
+        laptop = f"<span class='rb-note'>{escape(_tested_only(claim))}</span>"
+    else:
+        laptop = _score(result, chapter.executed.get(page), link(page, f"claim-{claim.id}"))
     recorded = [
         _score(run.results[claim.id], run, link(page, f"{run.name}-claim-{claim.id}"), run.record.tier)
         for run in chapter.recorded
@@ -270,9 +306,14 @@ def _score(result: Result, run: ShownRun | None, href: str, tier: str = "") -> s
         return _scored(_chip(Verdict.NOT_ATTEMPTED), "not executed yet")
     sizes = sorted({e.n for e in result.parts.values()})
     trials = "" if not sizes else f"n={sizes[0]}" if len(sizes) == 1 else f"n={sizes[0]} to {sizes[-1]}"
-    why = "" if result.parts else "untested" if result.claim.untested else "not measured"
+    why = "" if result.parts else "untested" if result.claim.untested else _tested_only(result.claim)
     said = (tier, trials or why, _short_day(run.record.started), "stale" if run.stale else "")
     return _scored(f"<a href='{href}'>{_chip(result.verdict)}</a>", " · ".join(filter(None, said)))
+
+
+def _tested_only(claim: Claim) -> str:
+    """Return why the laptop tier has no verdict on a claim that can be tested."""
+    return "not measured" if LAPTOP in claim.tiers else f"tested only at {', '.join(claim.tiers)}"
 
 
 def _scored(chip: str, note: str) -> str:
@@ -285,11 +326,14 @@ def _scored(chip: str, note: str) -> str:
 def recorded_run(run: ShownRun, defaults: dict) -> str:
     """Return the head and the claims table of a recorded run.
 
+    Claims that are tested at other tiers alone, and were not measured, have no place in it.
+
     Args:
         run: the run.
         defaults: the laptop tier's parameters, so that those that differ can be marked.
     """
-    record, results = run.record, list(run.results.values())
+    record = run.record
+    results = [r for r in run.results.values() if r.parts or r.claim.untested or record.tier in r.claim.tiers]
     changed = {name for name, value in record.parameters.items() if defaults.get(name) != value}
     parameters = "".join(
         f"<li{' class=rb-changed' if name in changed else ''}>"

@@ -48,8 +48,9 @@ __all__ = [
     "TIERS",
 ]
 
-#: The tiers that a claim can name.
-TIERS = ("smoke", "laptop", "paper")
+#: The tiers that a claim can name; a paper with several experiments has a tier ``paper-NAME`` for each.
+TIERS = ("smoke", "laptop", "paper", "paper-NAME")
+_TIER = re.compile(r"smoke|laptop|paper(-[a-z0-9_]+)*")
 
 
 class ClaimsFileError(UserError):
@@ -161,7 +162,7 @@ class Claim:
         value: the paper's own number, if it has one.
         criterion: what would count as reproducing it.
         reason: why this tolerance.
-        tiers: the tiers at which it is tested.
+        tiers: the tiers at which it is tested, each by its exact name.
         untested: why it cannot be tested here.
         notebook: the notebook that tests it; the chapter's only one by default.
     """
@@ -272,7 +273,7 @@ def _read_claim(entry, label) -> Claim:
         missing = sorted({"criterion", "reason", "tiers"} - tested)[0]
         raise ClaimsFileError(f"{label}: key '{missing}' is missing (or say why it is 'untested')")
     for tier in claim.tiers:
-        if tier not in TIERS:
+        if not isinstance(tier, str) or not _TIER.fullmatch(tier):
             raise ClaimsFileError(f"{label}: unknown tier '{tier}'; allowed are {', '.join(TIERS)}")
     try:
         criterion = Criterion.parse(claim.criterion) if claim.criterion else None

@@ -1,7 +1,8 @@
 """From what somebody asks for to a job: a notebook with all its parameters, checked before anything runs.
 
-A tier is a file of parameters in the chapter's folder, as papermill reads it, and no more. ``laptop`` is
-the tier without a file: the notebook's own parameters.
+A tier is a file of parameters in the chapter's folder, as papermill reads it, and no more: ``TIER.yml`` for
+all notebooks of the chapter, ``NOTEBOOK.TIER.yml`` for one of them, which goes before. ``laptop`` is the tier
+without a file: the notebook's own parameters.
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ from reprobook.parameters import Parameter, ParameterError, check_parameters, pa
 from reprobook.paths import chapter_folder, notebook_path
 from reprobook.stamps import stamp
 
-__all__ = ["Job", "plan", "tiers", "tier_parameters", "declared_parameters", "canonical_name", "LAPTOP"]
+__all__ = [
+    "Job",
+    "plan",
+    "tiers",
+    "tier_files",
+    "tier_parameters",
+    "declared_parameters",
+    "canonical_name",
+    "LAPTOP",
+]
 
 #: The tier without a parameter file.
 LAPTOP = "laptop"
@@ -107,10 +117,29 @@ def plan(name: str, tier: str = LAPTOP, given: Mapping[str, Any] | None = None) 
     )
 
 
-def tiers(slug: str) -> list[str]:
-    """Return the tiers of a chapter: ``laptop``, and one for every parameter file in its folder."""
-    files = chapter_folder(slug).glob("*.yml")
-    return sorted({LAPTOP, *(f.stem for f in files if f.name != "claims.yml")})
+def tiers(name: str) -> list[str]:
+    """Return the tiers of a notebook: ``laptop``, and one for every parameter file that applies to it.
+
+    Args:
+        name: ``slug`` or ``slug/notebook``.
+    """
+    return sorted({LAPTOP, *tier_files(name)})
+
+
+def tier_files(name: str) -> dict[str, Path]:
+    """Return the parameter files that apply to a notebook, by tier.
+
+    ``NOTEBOOK.TIER.yml`` is the notebook's own; where there is none, the chapter's ``TIER.yml`` holds.
+
+    Args:
+        name: ``slug`` or ``slug/notebook``.
+    """
+    slug, _, notebook = name.partition("/")
+    files = {f.stem: f for f in chapter_folder(slug).glob("*.yml") if f.name != "claims.yml"}
+    own = f"{notebook or slug}."
+    return {stem: f for stem, f in files.items() if "." not in stem} | {
+        stem.removeprefix(own): f for stem, f in files.items() if stem.startswith(own)
+    }
 
 
 def tier_parameters(name: str, tier: str) -> dict[str, Any]:
@@ -120,13 +149,13 @@ def tier_parameters(name: str, tier: str) -> dict[str, Any]:
         UserError: if there is no such tier, or its file is broken, or holds an unknown parameter or a
             value that is not allowed; the message names the file.
     """
-    slug = name.partition("/")[0]
-    if tier not in tiers(slug):
-        raise UserError(f"{slug} has no tier '{tier}'; it has: {', '.join(tiers(slug))}")
+    name = canonical_name(notebook_path(name))
+    if tier not in tiers(name):
+        raise UserError(f"{name} has no tier '{tier}'; it has: {', '.join(tiers(name))}")
     if tier == LAPTOP:
         return {}
-    path = chapter_folder(slug) / f"{tier}.yml"
-    label = f"{slug}/{path.name}"
+    path = tier_files(name)[tier]
+    label = f"{path.parent.name}/{path.name}"
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -9,17 +9,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from reprobook.claims import Claim, ClaimSheet, Result, load_claims
+from reprobook.jobs import LAPTOP
 from reprobook.paths import book_root, chapter_folder
 from reprobook.records import Record, read_record, recorded_runs
 from reprobook.stamps import code_of, is_stale, reached_modules
 
 __all__ = [
     "ShownRun",
+    "Shown",
     "ChapterOverview",
     "Figure",
     "chapters_in_book",
@@ -54,6 +56,18 @@ class ShownRun:
         return {r.claim.id: r for r in self.record.results()}
 
 
+class Shown(NamedTuple):
+    """What the book shows of a claim.
+
+    Attributes:
+        result: the result.
+        recorded: the recorded run that it comes from; None for a result of the laptop tier.
+    """
+
+    result: Result
+    recorded: ShownRun | None
+
+
 @dataclass(frozen=True)
 class ChapterOverview:
     """A chapter at a glance.
@@ -76,8 +90,25 @@ class ChapterOverview:
 
     @property
     def results(self) -> list[Result]:
-        """The laptop tier's result for every claim of the chapter; not attempted where nothing ran."""
-        return [self.result(claim, list(self.executed.values())) for claim in self.sheet.claims.values()]
+        """What the book shows of every claim of the chapter; not attempted where nothing ran."""
+        return [shown.result for shown in self.shown.values()]
+
+    @cached_property
+    def shown(self) -> dict[str, Shown]:
+        """What the book shows of every claim, by claim id.
+
+        The laptop tier goes first. What it neither measured nor is to test, a recorded run answers for: one
+        at a tier that the claim names, the claim's first tier before its second.
+        """
+        return {i: self._shown(claim) for i, claim in self.sheet.claims.items()}
+
+    def _shown(self, claim: Claim) -> Shown:
+        laptop = self.result(claim, list(self.executed.values()))
+        if laptop.parts or LAPTOP in claim.tiers:
+            return Shown(laptop, None)
+        named = [run for tier in claim.tiers for run in self.recorded if run.record.tier == tier]
+        measured = [run for run in named if self.result(claim, [run]).parts]
+        return Shown(measured[0].results[claim.id], measured[0]) if measured else Shown(laptop, None)
 
     def result(self, claim: Claim, runs: list[ShownRun]) -> Result:
         """Return what the first of these runs that measured a claim says about it."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reprobook.errors import UserError
-from reprobook.jobs import LAPTOP, Job, canonical_name, plan
+from reprobook.jobs import LAPTOP, Job, canonical_name, plan, tier_files
 from reprobook.paths import book_root, chapter_slugs, notebook_names, notebook_path
 from reprobook.records import Record, RecordError, read_record
 from reprobook.stamps import is_stale
@@ -187,8 +187,8 @@ def _recorded_folder(job: Job, out: Path | None) -> Path:
     if job.given:
         changed = ", ".join(job.given)
         raise UserError(
-            f"a recorded run takes its parameters from {job.tier}.yml alone: change there, or leave "
-            f"out, {changed}"
+            f"a recorded run takes its parameters from {tier_files(job.chapter)[job.tier].name} alone: "
+            f"change there, or leave out, {changed}"
         )
     return job.path.parent / "runs"
 

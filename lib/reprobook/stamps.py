@@ -1,9 +1,10 @@
 """Stamps: whether stored outputs still follow from the code that stands beside them.
 
 A stamp is one hash over everything that an executed notebook depends on: its code cells, the values of
-its parameters, the modules of this package that its code reaches, the chapter's claims file and the lock
-file. It is computed from text alone, so it is the same on every machine, and neither an edit of prose nor
-a rerun changes it.
+its parameters, the modules of this package that its code reaches, the chapter's claims file, and the
+versions in the lock file of the packages that all this imports. It is the same on every machine that
+installed the lock file, and neither an edit of prose, nor a rerun, nor a package that another chapter
+needs changes it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import ast
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from reprobook.parameters import parameters_cell, read_parameters
 from reprobook.paths import book_root, notebook_path
 from reprobook.records import read_record
 
-__all__ = ["stamp", "is_stale", "reached_modules", "code_of", "parameter_values", "PACKAGE"]
+__all__ = ["stamp", "is_stale", "reached_modules", "reached_pins", "code_of", "parameter_values", "PACKAGE"]
 
 #: The folder of this package.
 PACKAGE = Path(__file__).resolve().parent
@@ -43,14 +46,13 @@ def stamp(notebook: Path | str, parameters: Mapping[str, Any] | None = None, pac
     path = Path(notebook)
     content = json.loads(path.read_text(encoding="utf-8"))
     code = code_of(content)
+    modules = {f.relative_to(package).as_posix(): _text(f) for f in reached_modules("\n".join(code), package)}
     parts = {
         "code": code,
         "parameters": parameter_values(content, parameters or {}),
-        "modules": {
-            f.relative_to(package).as_posix(): _text(f) for f in reached_modules("\n".join(code), package)
-        },
+        "modules": modules,
         "claims": _text(path.parent / "claims.yml"),
-        "requirements": _text(book_root() / "requirements.lock"),
+        "requirements": reached_pins([*code, *modules.values()]),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -114,6 +116,46 @@ def reached_modules(source: str, package: Path = PACKAGE) -> list[Path]:
                     relative = path.relative_to(package.parent)
                     waiting.append((relative.as_posix(), _text(path), ".".join(relative.parent.parts)))
     return sorted(found)
+
+
+def reached_pins(sources: Iterable[str]) -> list[str]:
+    """Return the lines of the lock file for the packages that code imports, and for all that those need.
+
+    Args:
+        sources: valid Python, also with lines of IPython magic.
+    """
+    names = {name.partition(".")[0] for s in sources for name in _imported(_parsed(s), "")}
+    waiting = [name for module in names for name in _distributions().get(module, [module])]
+    found: set[str] = set()
+    while waiting:
+        name = _plain(waiting.pop())
+        if name not in found:
+            found.add(name)
+            waiting += _needs(name)
+    lines = _text(book_root() / "requirements.lock").splitlines()
+    return [line for line in lines if _plain(line.partition("==")[0]) in found]
+
+
+_distributions = cache(metadata.packages_distributions)
+
+
+@cache
+def _needs(distribution: str) -> list[str]:
+    """Return what a distribution requires on any system, without extras; nothing if it is missing."""
+    try:
+        required = metadata.requires(distribution) or []
+    except metadata.PackageNotFoundError:
+        return []
+    return [re.match(r"[\w.-]+", line)[0] for line in required if not re.search(r"\bextra *==", line)]
+
+
+def _plain(name: str) -> str:
+    """Return a distribution's name as all its spellings are compared."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
+def _parsed(source: str) -> ast.Module:
+    return ast.parse(_MAGIC.sub(r"\1pass", source))
 
 
 def _imported(tree: ast.AST, parent: str) -> Iterator[str]:
