@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import command_environment, edit_cell, toy_cells, write_notebook
+from conftest import add_second, command_environment, edit_cell, toy_cells, write_notebook
 from reprobook import __version__
 from reprobook.cli import main
 from reprobook.progress import Bars, Channel, Lines, Progress, display_for
@@ -40,7 +40,7 @@ def test_help_names_every_command(capsys, words):
     assert main(words) == 0
     out = capsys.readouterr().out
     commands = re.findall(r"^  (\w+) {2,}[A-Z]", out.partition("Commands:")[2], re.MULTILINE)
-    assert commands == ["list", "run", "parameters", "claims", "refresh"]
+    assert commands == ["list", "run", "parameters", "claims", "refresh", "data"]
     assert "..." not in out.partition("Commands:")[2]
 
 
@@ -200,6 +200,52 @@ def test_claims_shows_every_claim_of_every_run(executed_book, capsys):
     assert rows[3][4:] == ["There are no people here.", "–"]
 
 
+def test_list_of_a_chapter_with_two_notebooks(pair, capsys):
+    main(["list"])
+    (_, row) = lines(capsys.readouterr().out)
+    assert row[2] == "second, toy"
+    assert row[3] == "3 reproduced, 1 not reproduced, 1 not attempted (1 from recorded runs)"
+    assert row[5:] == ["up to date", "second-paper-many"]
+    edit_cell(pair / "chapters" / "toy" / "second.ipynb", "draw", "drawing", "painting")
+    main(["list"])
+    assert lines(capsys.readouterr().out)[1][5:] == ["second stale", "second-paper-many (stale)"]
+    (pair / "chapters" / "toy" / "runs" / "second-paper-many.ipynb").unlink()
+    main(["list"])
+    assert lines(capsys.readouterr().out)[1][3] == "2 reproduced, 1 not reproduced, 2 not attempted"
+
+
+def test_what_only_a_recorded_run_tests_stands_there_alone_in_the_list_of_claims(pair, capsys):
+    assert main(["claims"]) == 0
+    rows = [row[1:4] for row in lines(capsys.readouterr().out)[1:]]
+    assert [row for row in rows if row[1] in ("none-is-negative", "many-agree")] == [
+        ["laptop", "none-is-negative", "✓ reproduced"],
+        ["second-paper-many", "none-is-negative", "✓ reproduced"],
+        ["second-paper-many", "many-agree", "✓ reproduced"],
+    ]
+    assert main(["claims", "toy/second"]) == 0
+    assert [row[1:4] for row in lines(capsys.readouterr().out)[1:]] == rows[3:]
+    assert main(["claims", "toy/toy", "--verdict", "reproduced"]) == 0
+    assert [row[2] for row in lines(capsys.readouterr().out)[1:]] == ["mean-is-a-half"]
+    assert main(["claims", "toy/third"]) == 1
+    assert capsys.readouterr().err.startswith("reprobook: unknown notebook 'toy/third'; this chapter has: ")
+
+
+def test_what_no_run_has_measured_yet_is_shown_as_not_attempted(pair, capsys):
+    (pair / "chapters" / "toy" / "runs" / "second-paper-many.ipynb").unlink()
+    assert main(["claims", "--verdict", "not attempted"]) == 0
+    rows = lines(capsys.readouterr().out)[1:]
+    assert [row[1:3] for row in rows] == [["laptop", "people-like-it"], ["laptop", "many-agree"]]
+
+
+def test_parameters_are_those_of_the_notebook_at_its_own_tier(pair, capsys):
+    assert main(["parameters", "toy/second", "--tier", "paper-many"]) == 0
+    assert lines(capsys.readouterr().out)[2][:3] == ["num_seeds", "int", "300"]
+    assert main(["parameters", "toy", "--tier", "paper-many"]) == 1
+    assert (
+        capsys.readouterr().err == "reprobook: toy has no tier 'paper-many'; it has: laptop, paper, smoke\n"
+    )
+
+
 def test_claims_can_be_filtered_by_verdict(executed_book, capsys):
     assert main(["claims", "toy", "--verdict", "not reproduced"]) == 0
     assert [row[2] for row in lines(capsys.readouterr().out)] == ["claim", "all-are-small"]
@@ -250,6 +296,16 @@ def test_a_claim_not_reproduced_fails_only_where_strictness_is_asked_for_and_the
     assert main(["run", "toy", "--strict"]) == 3
     assert capsys.readouterr().err.endswith("reprobook: --strict: not reproduced: all-are-small\n")
     assert main(["run", "toy", "--strict", "--tier", "smoke"]) == 0
+
+
+def test_strictness_asks_for_the_claims_that_name_exactly_the_tier_that_ran(book, reprobook):
+    add_second(book)
+    claims, small = book / "chapters" / "toy" / "claims.yml", "mean in [7, 8]"
+    claims.write_text(claims.read_text().replace("mean in [0.4, 0.6]", small))
+    (claims.parent / "second.paper-long.yml").write_text("num_seeds: 400\n")
+    codes = [reprobook("run", "toy/second", "--strict", "--tier", t) for t in ("paper-many", "paper-long")]
+    assert [done.returncode for done in codes] == [3, 0]
+    assert codes[0].stderr.endswith("reprobook: --strict: not reproduced: many-agree\n")
 
 
 def test_a_failed_run_is_one_line_and_exit_code_1(book, reprobook):

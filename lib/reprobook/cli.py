@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reprobook import __version__
+from reprobook import __version__, cli_data
 from reprobook.errors import UserError
+from reprobook.tables import show as _show
 
 if TYPE_CHECKING:
     from reprobook.claims import Result
@@ -35,12 +36,13 @@ app = typer.Typer(
     rich_markup_mode="rich" if sys.stdout.isatty() else None,
     help="Papers You Can Rerun: list the chapters, run them at any scale, and see which claims hold.",
 )
+app.add_typer(cli_data.app, name="data")
 
 Slug = Annotated[
     str, typer.Argument(metavar="SLUG", help="A chapter, or one of its notebooks: SLUG/NOTEBOOK.")
 ]
 Tier = Annotated[
-    str, typer.Option("--tier", metavar="TIER", help="A parameter file in the chapter's folder, or 'laptop'.")
+    str, typer.Option("--tier", metavar="TIER", help="'laptop', or a parameter file: smoke, paper, ...")
 ]
 
 
@@ -84,18 +86,15 @@ def list_chapters() -> None:
 
     Claims by verdict, time of the laptop tier, stale or not, recorded runs.
     """
-    from reprobook.claims import count_verdicts
-
     rows = []
     for chapter in _chapters():
-        counts = count_verdicts(chapter.results)
         notebooks = [d.rpartition("/")[2] for d in chapter.documents]
         rows.append(
             (
                 chapter.slug,
                 chapter.sheet.paper.title,
                 ", ".join(notebooks),
-                ", ".join(f"{n} {verdict.value}" for verdict, n in counts.items() if n),
+                _counted(chapter),
                 _laptop_time(chapter),
                 _state(chapter),
                 ", ".join(run.name + (" (stale)" if run.stale else "") for run in chapter.recorded) or "none",
@@ -162,28 +161,30 @@ def parameters(slug: Slug, tier: Tier = "laptop") -> None:
 
 @app.command()
 def claims(
-    slug: Annotated[str | None, typer.Argument(metavar="[SLUG]", help="A chapter; all by default.")] = None,
+    slug: Annotated[
+        str | None, typer.Argument(metavar="[SLUG]", help="A chapter or SLUG/NOTEBOOK; all by default.")
+    ] = None,
     verdict: Annotated[
         str | None, typer.Option("--verdict", metavar="VERDICT", help="Show only claims with this verdict.")
     ] = None,
 ) -> None:
     """Show every claim with its verdict.
 
-    From the committed notebooks and from the recorded runs.
+    From the committed notebooks and from the recorded runs. What only a recorded run tests and has measured
+    stands there alone.
     """
     from reprobook.claims import Verdict
 
     if verdict is not None and verdict not in list(Verdict):
         raise UserError(f"unknown verdict '{verdict}'; the verdicts are: {', '.join(Verdict)}")
-    rows = []
-    for chapter in _chapters(slug):
-        runs = [("laptop", chapter.results), *((r.name, list(r.results.values())) for r in chapter.recorded)]
-        rows += [
-            (chapter.slug, name, *_claim_row(r))
-            for name, results in runs
-            for r in results
-            if verdict in (None, r.verdict)
-        ]
+    chapter_name, _, notebook = (slug or "").partition("/")
+    rows = [
+        (chapter.slug, name, *_claim_row(r))
+        for chapter in _chapters(chapter_name or None, notebook)
+        for name, results in _runs_of(chapter)
+        for r in results
+        if verdict in (None, r.verdict) and (not notebook or r.claim.notebook in (None, notebook))
+    ]
     _show(("chapter", "run", *_CLAIM_COLUMNS), rows)
 
 
@@ -228,16 +229,33 @@ def _claim_row(result: Result) -> tuple[str, ...]:
 
 
 def _not_reproduced(results: Sequence[Result], tier: str) -> list[str]:
-    """Return the ids of claims that this tier tests and that are not reproduced."""
-    kind = tier.partition("-")[0]  # paper-mnist is one of the paper's tiers
-    return [r.claim.id for r in results if kind in r.claim.tiers and r.verdict.value != "reproduced"]
+    """Return the ids of claims that this very tier tests and that are not reproduced."""
+    return [r.claim.id for r in results if tier in r.claim.tiers and r.verdict.value != "reproduced"]
 
 
-def _chapters(slug: str | None = None) -> list[ChapterOverview]:
-    """Return the chapters that have a notebook, in the order of the book; or one of them."""
+def _counted(chapter: ChapterOverview) -> str:
+    """Return how many claims have which verdict, and how many of these verdicts are of recorded runs."""
+    from reprobook.claims import count_verdicts
+
+    counts = count_verdicts(chapter.results)
+    recorded = sum(shown.recorded is not None for shown in chapter.shown.values())
+    words = ", ".join(f"{n} {verdict.value}" for verdict, n in counts.items() if n)
+    return f"{words} ({recorded} from recorded runs)" if recorded else words
+
+
+def _runs_of(chapter: ChapterOverview) -> list[tuple[str, list[Result]]]:
+    """Return the results of a chapter's runs with their names: the laptop tier, then the recorded runs."""
+    laptop = [shown.result for shown in chapter.shown.values() if shown.recorded is None]
+    return [("laptop", laptop), *((run.name, list(run.results.values())) for run in chapter.recorded)]
+
+
+def _chapters(slug: str | None = None, notebook: str = "") -> list[ChapterOverview]:
+    """Return the chapters that have a notebook, in the order of the book; or one, which has this notebook."""
     from reprobook.overview import chapters_in_book, overview
-    from reprobook.paths import chapter_slugs, notebook_names
+    from reprobook.paths import chapter_slugs, notebook_names, notebook_path
 
+    if notebook:
+        notebook_path(f"{slug}/{notebook}")
     slugs = [slug] if slug else list(dict.fromkeys([*chapters_in_book(), *chapter_slugs()]))
     pages = {s: [f"chapters/{s}/{n}" for n in notebook_names(s)] for s in slugs}
     if slug and not pages[slug]:
@@ -252,9 +270,15 @@ def _laptop_time(chapter: ChapterOverview) -> str:
 
 
 def _state(chapter: ChapterOverview) -> str:
-    if len(chapter.executed) < len(chapter.documents):
-        return "never run"
-    return "stale" if any(run.stale for run in chapter.executed.values()) else "up to date"
+    """Return whether a chapter's outputs are up to date; where its notebooks differ, which ones are not."""
+    states: dict[str, list[str]] = {}
+    for document in chapter.documents:
+        run = chapter.executed.get(document)
+        state = "never run" if run is None else "stale" if run.stale else "up to date"
+        states.setdefault(state, []).append(document.rpartition("/")[2])
+    if len(states) == 1:
+        return next(iter(states))
+    return ", ".join(f"{name} {s}" for s, names in states.items() if s != "up to date" for name in names)
 
 
 def _spent(record: Record) -> str:
@@ -273,32 +297,6 @@ def _tell_where(done: Run) -> None:
 
 def _allowed(allowed: str | None) -> str:
     return {"device": "auto, cpu, cuda, cuda:N, mps", None: "any"}.get(allowed, allowed or "any")
-
-
-def _show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: framed and fitted on a terminal; elsewhere plain lines of full width."""
-    if not rows:
-        print("nothing to show")
-    elif sys.stdout.isatty():
-        _show_framed(columns, rows)
-    else:
-        widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-        for row in (columns, *rows):
-            print("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip())
-
-
-def _show_framed(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    colours = {"✓": "green", "✗": "red", "◐": "yellow", "?": "yellow", "–": "dim"}
-    table = Table(show_lines=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(c, style=colours.get(c.partition(" ")[0], "")) for c in row))
-    Console().print(table)
 
 
 # --------------------------------------------------------------------------- words of the command line
