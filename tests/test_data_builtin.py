@@ -5,6 +5,7 @@ import pytest
 
 from reprobook.data import (
     blend,
+    fonts,
     handwritten_digits,
     photographs,
     random_patches,
@@ -147,6 +148,14 @@ def test_every_font_draws_ten_digits_that_differ():
         assert all(_glyph(font, digit).max() == 255 for digit in range(10))
 
 
+def test_the_label_is_the_digit_that_is_drawn_and_each_is_drawn_in_every_font(monkeypatch):
+    drawn, glyph = [], _glyph
+    monkeypatch.setattr(fonts, "_glyph", lambda *which: (drawn.append(which), glyph(*which))[1])
+    labels = rendered_digits(3000, 8, seed=0).labels
+    assert [digit for _, digit in drawn] == labels.tolist()
+    assert set(drawn) == {(font, digit) for font in FONTS for digit in range(10)}
+
+
 def test_a_rendered_digit_has_two_colours_and_neither_ground_is_always_the_lighter():
     images = rendered_digits(300, 32, seed=0).images.astype(float)
     pixels = images.reshape(300, 3, -1)
@@ -158,8 +167,8 @@ def test_a_rendered_digit_has_two_colours_and_neither_ground_is_always_the_light
     assert 0.3 < np.mean(corner > brightest - 20) < 0.7
 
 
-def test_rendered_digits_can_be_told_apart_and_the_labels_are_right():
-    """A nearest neighbour among other drawings finds the label; shuffled labels would give a tenth."""
+def test_rendered_digits_can_be_told_apart():
+    """The nearest of other drawings is mostly of the same digit; by chance, a tenth would be."""
 
     def ink(images: np.ndarray) -> np.ndarray:
         grey = np.abs(images.mean(1) - images[:, :, :1, :1].mean(1)).reshape(len(images), -1)
@@ -169,3 +178,14 @@ def test_rendered_digits_can_be_told_apart_and_the_labels_are_right():
     nearest = (ink(asked.images) @ ink(known.images).T).argmax(1)
     assert np.mean(known.labels[nearest] == asked.labels) > 0.9
     assert np.bincount(known.labels, minlength=10).min() > 200
+
+
+def test_without_colours_the_same_digits_are_white_on_black():
+    plain, coloured = (rendered_digits(50, 16, seed=2, coloured=c) for c in (False, True))
+    np.testing.assert_array_equal(plain.labels, coloured.labels)
+    assert (plain.images == plain.images[:, :1]).all()
+    assert np.median(plain.images, axis=(1, 2, 3)).max() < 40  # more paper than ink
+    assert (plain.images.max((1, 2, 3)) > 150).mean() > 0.9
+    ink, colours = plain.images[:, 0].astype(float), coloured.images.mean(1)
+    shared = [abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) for a, b in zip(ink, colours, strict=True)]
+    assert min(shared) > 0.99  # the same drawing below the colours

@@ -106,6 +106,7 @@ def test_a_set_of_images_has_its_shape_and_ten_classes_none_of_them_rare(name):
             pytest.skip(f"{name} is not on this machine (set REPROBOOK_DATA)")
         data = load_images(name, split)
         assert data.images.shape == shape
+        assert data.labels.shape == shape[:1]
         assert (data.images.dtype, data.labels.dtype) == (np.uint8, np.int64)
         counts = np.bincount(data.labels)
         assert len(counts) == 10

@@ -106,10 +106,10 @@ def test_svhn_moves_the_images_to_the_front_and_ten_means_zero(tmp_path, rng):
     assert (read.dtype, classes.dtype) == (np.uint8, np.int64)
 
 
-def test_svmlight_counts_columns_from_zero_and_keeps_the_last_one_empty(tmp_path):
-    (tmp_path / "a.svmlight").write_text("1 0:6 3:2\n-1 1:1\n1 \n")
+def test_svmlight_counts_columns_from_zero_also_where_the_first_and_last_are_empty(tmp_path):
+    (tmp_path / "a.svmlight").write_text("1 1:6 3:2\n-1 2:1\n1 \n")
     table, labels = formats.read_svmlight(tmp_path / "a.svmlight", num_features=5)
-    np.testing.assert_array_equal(table.toarray(), [[6, 0, 0, 2, 0], [0, 1, 0, 0, 0], [0] * 5])
+    np.testing.assert_array_equal(table.toarray(), [[0, 6, 0, 2, 0], [0, 0, 1, 0, 0], [0] * 5])
     np.testing.assert_array_equal(labels, [1, 0, 1])
     assert table.dtype == np.float32
 

@@ -12,7 +12,7 @@ from reprobook.data import load_images
 from reprobook.data.blending import difference
 from reprobook.data.images import Images
 from reprobook.data.loading import _photographs
-from reprobook.data.mnist_m import MISSING, full_ink, published_mnist_m, rebuild_mnist_m
+from reprobook.data.mnist_m import MISSING, SEEDS, full_ink, published_mnist_m, rebuild_mnist_m
 from reprobook.data.store import find_set
 from reprobook.errors import UserError
 
@@ -136,6 +136,13 @@ def test_the_rebuilt_set_has_every_digit_of_mnist_and_other_patches(published, r
     np.testing.assert_array_equal(rebuilt.labels[published.ids], published.labels)
     same = (rebuilt.images[published.ids] == published.images).all((1, 2, 3))
     assert same.mean() < 0.01
+
+
+def test_each_split_of_the_rebuilt_set_has_a_draw_of_its_own(rebuilt, digits):
+    few = Images(digits.images[:20], digits.labels[:20])
+    mine, other = (rebuild_mnist_m(few, _photographs(), SEEDS[split]).images for split in ("test", "train"))
+    np.testing.assert_array_equal(rebuilt.images[:20], mine)
+    assert not np.array_equal(mine, other)
 
 
 def statistics(images: np.ndarray) -> np.ndarray:

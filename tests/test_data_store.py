@@ -245,6 +245,7 @@ def test_a_home_that_falls_silent_is_given_up(home, folders, monkeypatch):
     home.pages |= {"slow.bin": CONTENT, "good.bin": CONTENT}
     home.held.add("slow.bin")
     assert store.fetch("toy")["numbers.bin"].read_bytes() == CONTENT
+    assert home.visits["good.bin"] == 1
 
 
 def test_every_home_that_was_tried_is_named(home, monkeypatch):
@@ -343,6 +344,16 @@ def test_a_process_killed_in_the_middle_leaves_no_file_and_the_next_one_tidies_u
     assert len(kept(folders)) == 1  # the torn part, where nobody takes it for the file
     assert store.find(file) is None
     home.held.clear()
+    assert store.fetch("toy")["numbers.bin"].read_bytes() == CONTENT
+    assert kept(folders) == [f"cache/{file.path}"]
+
+
+def test_what_another_run_left_in_the_side_room_is_not_used(home, folders, monkeypatch):
+    file = toy(monkeypatch, home.at("numbers.bin"))
+    home.pages["numbers.bin"] = CONTENT
+    room = folders / "cache" / ".incoming" / "toy--numbers.bin"
+    (room / "files").mkdir(parents=True)
+    (room / "download").write_bytes(CONTENT[:1000])
     assert store.fetch("toy")["numbers.bin"].read_bytes() == CONTENT
     assert kept(folders) == [f"cache/{file.path}"]
 

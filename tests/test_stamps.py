@@ -90,9 +90,25 @@ def test_an_edit_of_one_paper_makes_exactly_its_chapter_stale(notebook, package)
     assert stamp(notebook, package=package) != before
 
 
-def test_an_edited_claims_file_is_stale(notebook):
+@pytest.mark.parametrize(
+    ("addition", "stale"),
+    [
+        ("# a remark\n", False),
+        ("  - {id: one-more, statement: S, where: W, untested: U}\n", True),
+        ("  - {id: one-more, statement: S, where: W, untested: U, notebook: toy}\n", True),
+        ("  - {id: one-more, statement: S, where: W, untested: U, notebook: other}\n", False),
+        ("no claims file: [\n", True),
+    ],
+)
+def test_an_added_claim_is_stale_where_it_belongs(notebook, addition, stale):
+    with (notebook.parent / "claims.yml").open("a") as file:
+        file.write(addition)
+    assert is_stale(notebook) == stale
+
+
+def test_an_edited_criterion_is_stale(notebook):
     file = notebook.parent / "claims.yml"
-    file.write_text(file.read_text() + "# a remark\n")
+    file.write_text(file.read_text().replace("every trial", "fraction >= 0.5"))
     assert is_stale(notebook)
 
 

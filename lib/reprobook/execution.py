@@ -173,6 +173,10 @@ def _run_worker(folder: Path, job: Job, channel: Channel, display: Display) -> _
     return watch
 
 
+#: Lets glibc keep freed memory. Else every training step hands its large buffers back and asks for them anew.
+_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+
+
 def _start(folder: Path, where: Path) -> psutil.Popen:
     """Start the worker in the chapter's folder and in a session of its own, out of reach of Ctrl-C."""
     own = {
@@ -182,7 +186,7 @@ def _start(folder: Path, where: Path) -> psutil.Popen:
         "JUPYTER_RUNTIME_DIR": str(folder),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
-    environment = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"} | own
+    environment = _KEEP_MEMORY | {k: v for k, v in os.environ.items() if k != "MPLBACKEND"} | own
     with (folder / "stderr.txt").open("wb") as log:
         return psutil.Popen(
             [sys.executable, "-m", "reprobook.worker", str(folder)],

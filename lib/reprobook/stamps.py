@@ -1,10 +1,10 @@
 """Stamps: whether stored outputs still follow from the code that stands beside them.
 
 A stamp is one hash over everything that an executed notebook depends on: its code cells, the values of
-its parameters, the modules of this package that its code reaches, the chapter's claims file, and the
-versions in the lock file of the packages that all this imports. It is the same on every machine that
-installed the lock file, and neither an edit of prose, nor a rerun, nor a package that another chapter
-needs changes it.
+its parameters, the modules of this package that its code reaches, its claims, and the versions in
+the lock file of the packages that all this imports. It is the same on every machine that installed the
+lock file, and neither an edit of prose, nor a rerun, nor a package that another chapter needs, nor a claim
+of another notebook changes it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from reprobook.errors import UserError
 from reprobook.parameters import parameters_cell, read_parameters
@@ -51,10 +53,20 @@ def stamp(notebook: Path | str, parameters: Mapping[str, Any] | None = None, pac
         "code": code,
         "parameters": parameter_values(content, parameters or {}),
         "modules": modules,
-        "claims": _text(path.parent / "claims.yml"),
+        "claims": _claims_of(path),
         "requirements": reached_pins([*code, *modules.values()]),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _claims_of(notebook: Path) -> Any:
+    """Return what the claims file says that concerns a notebook; its text if it is not a claims file."""
+    text = _text(notebook.parent / "claims.yml")
+    try:
+        claims = yaml.safe_load(text)["claims"]
+        return [claim for claim in claims if claim.get("notebook") in (None, notebook.stem)]
+    except (yaml.YAMLError, TypeError, KeyError, AttributeError):
+        return text
 
 
 def is_stale(executed: Path | str, package: Path = PACKAGE) -> bool:

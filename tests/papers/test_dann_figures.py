@@ -63,7 +63,7 @@ def test_classes_and_ends_have_their_own_colours_and_letters(ax):
     assert [len(c.get_offsets()) for c in (target, zero, one)] == [7, 1, 2]
     assert [t.get_text() for t in ax.texts] == ["A", "B", "C", "D"]
     for text, end in zip(ax.texts, ends, strict=True):
-        assert_close(torch.tensor(text.get_position(), dtype=torch.float64), end)
+        assert_close(torch.tensor(text.xy, dtype=torch.float64), end)
     colours = [t.get_color() for t in ax.texts]
     assert colours[0] == colours[2] != colours[1] == colours[3]
 

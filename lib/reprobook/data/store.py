@@ -286,10 +286,7 @@ def _alone(what: str) -> Iterator[Path]:
         raise FetchError(f"cannot write to the cache {cache_folder()}: {error.strerror}") from None
     with held:
         _empty(incoming)  # what a killed process left
-        try:
-            yield incoming
-        finally:
-            _empty(incoming)
+        yield incoming
 
 
 def _empty(folder: Path) -> None:

@@ -44,9 +44,9 @@ def draw_points(
     frame = {"boxstyle": "circle,pad=0.12", "facecolor": "white", "linewidth": 1}
     for letter, point, k in zip("ABCD", ends.tolist() if ends is not None else [], END_CLASSES, strict=False):
         colour = _CLASSES[k][0]
-        ax.text(
-            *point, letter, color=colour, fontsize=8, ha="center", va="center",
-            bbox=frame | {"edgecolor": colour}, zorder=4,
+        ax.annotate(  # beside its point, on the side of its class, since ends may coincide
+            letter, point, (12 * k - 6, 0), textcoords="offset points", color=colour, fontsize=8,
+            ha="center", va="center", bbox=frame | {"edgecolor": colour}, zorder=4,
         )  # fmt: skip
     ax.set(aspect="auto", xticks=[], yticks=[])
     ax.grid(False)

@@ -15,7 +15,7 @@ __all__ = ["draw_images", "draw_accuracies", "draw_domains"]
 
 
 def draw_images(ax: Axes, images: UInt8[Tensor, "num 3 height width"], title: str) -> Axes:
-    """Draw images side by side in one row, a pixel apart."""
+    """Draw images side by side in one row, a pixel apart, as in the paper's Table 2."""
     row = np.concatenate(
         [np.pad(x.permute(1, 2, 0).cpu(), ((0, 0), (0, 1), (0, 0)), constant_values=255) for x in images],
         axis=1,

@@ -95,7 +95,8 @@ class DomainAdversarialNet(nn.Module):
             size = (side - conv.pool) // conv.stride + 1
             blocks += [nn.Conv2d(channels, conv.channels, conv.kernel, padding=conv.padding)]
             blocks += _normalisation(nn.BatchNorm2d, conv.channels, batch_norm)
-            blocks += [nn.ReLU()] + ([nn.MaxPool2d(conv.pool, conv.stride)] if conv.pool > 1 else [])
+            # the largest of the rectified is the rectified largest, and fewer of them are to be rectified
+            blocks += [*([nn.MaxPool2d(conv.pool, conv.stride)] if conv.pool > 1 else []), nn.ReLU()]
             channels = conv.channels
         width = channels * size**2
         self.features = nn.Sequential(*blocks, nn.Flatten())

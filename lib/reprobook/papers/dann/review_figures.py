@@ -1,4 +1,4 @@
-"""Pictures of the review experiments. Functions take an Axes, draw on it and return it."""
+"""Pictures of the review experiments (Sec. 5.1.2 to 5.1.5); each takes an Axes and returns it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training a deep network with and without adaptation (Secs. 4.2 and 5.2.2).
+"""Training a deep network with and without adaptation (Sec. 4.2, Sec. 5.2.2).
 
 One loop serves the three trainings that Table 2 compares: source only (no target images), DANN, and
 train on target (the target's labelled images in place of the source). It never sees a target label.
@@ -169,13 +169,19 @@ def losses(
             of_labels[: len(source)],
             of_domains.split([len(source), len(target)]),
         )
-    label_loss = cross_entropy(of_labels.float(), labels)
+    of_labels = _exact(of_labels)
+    label_loss = cross_entropy(of_labels, labels)
     if of_target is None:
         return label_loss, torch.zeros_like(label_loss)
-    of_source, of_target = of_source.float(), of_target.float()
+    of_source, of_target = _exact(of_source), _exact(of_target)
     loss_source = binary_cross_entropy_with_logits(of_source, torch.zeros_like(of_source))
     loss_target = binary_cross_entropy_with_logits(of_target, torch.ones_like(of_target))
     return label_loss, loss_source + loss_target
+
+
+def _exact(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return logits in single precision if they come in half, so that a loss is computed exactly."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def mean_images(
@@ -184,7 +190,11 @@ def mean_images(
     recipe: Recipe,
 ) -> Float[Tensor, "2 3 height width"]:
     """Return the mean image that is subtracted from the source, and from the target (Sec. 5.2.2)."""
-    means = [x.float().mean(0) for x in ([source] if target is None else [source, target])]
+    means = [
+        sum(part.float().sum(0) for part in x.split(1000))
+        / len(x)  # in parts: floats take four times the room
+        for x in ([source] if target is None else [source, target])
+    ]
     means = means if recipe.centring == "own" else [sum(means) / len(means)]
     return torch.stack([means[0], means[-1]]) * (recipe.brightness / 255)
 
