@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 from docutils import nodes
@@ -259,6 +260,14 @@ def _keep_colons(app: Sphinx, what: str, name: str, obj: object, options: object
         lines[0] = f"{taken[0].removeprefix(':type: ')}: {lines[0]}"
 
 
+def _join_names(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Let several names share one description; Sphinx takes all but the last of them for a type."""
+    lines[:] = [
+        re.sub(r"^(:ivar |:param )([^:]*,[^:]*):", lambda m: m[1] + m[2].replace(", ", ",") + ":", line)
+        for line in lines
+    ]
+
+
 def setup(app: Sphinx) -> dict:
     """Register the directives (called by Sphinx)."""
     app.add_directive("verdict-box", VerdictBox)
@@ -272,5 +281,6 @@ def setup(app: Sphinx) -> dict:
     app.connect("env-purge-doc", _purge)
     app.connect("env-merge-info", _merge)
     if "sphinx.ext.autodoc" in app.extensions:
-        app.connect("autodoc-process-docstring", _keep_colons, priority=600)  # after napoleon
+        for mend in (_keep_colons, _join_names):
+            app.connect("autodoc-process-docstring", mend, priority=600)  # after napoleon
     return {"version": __version__, "env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}

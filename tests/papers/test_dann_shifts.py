@@ -84,4 +84,4 @@ def test_enlarging_keeps_what_is_constant_and_where_things_are():
     corner[..., :8, 8:] = 255
     large = fitted(corner, 28).float()
     assert large[..., :14, 14:].mean() > 240
-    assert large[..., 14:, :14].mean() == 0
+    assert large[..., 14:, :14].mean() < 1
