@@ -118,7 +118,8 @@ def test_an_edited_criterion_is_stale(notebook):
         ("numpy==1.0", True),  # the toy's statistics import it
         ("Scikit_Learn==1.0", True),  # named otherwise than its module, and spelled in another way
         ("joblib==1.0", True),  # what scikit-learn needs, imported by nobody here
-        ("h5py==1.0", False),  # nothing that the toy reaches needs it
+        ("h5py==1.0", False),  # this package needs it, but nothing that the toy reaches
+        ("papermill==1.0", False),
         ("# a remark", False),
     ],
 )

@@ -137,6 +137,7 @@ def reached_pins(sources: Iterable[str]) -> list[str]:
         sources: valid Python, also with lines of IPython magic.
     """
     names = {name.partition(".")[0] for s in sources for name in _imported(_parsed(s), "")}
+    names -= {PACKAGE.name}  # needs whatever any chapter needs
     waiting = [name for module in names for name in _distributions().get(module, [module])]
     found: set[str] = set()
     while waiting:
