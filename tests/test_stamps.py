@@ -51,6 +51,13 @@ def test_an_edited_default_is_stale(notebook):
     assert is_stale(notebook)
 
 
+def test_an_edited_default_leaves_a_run_with_values_of_its_own_as_it_was(notebook):
+    values = dict.fromkeys(("seed", "num_seeds", "scale", "device", "trouble"), 1)
+    before = stamp(notebook, values)
+    edit_cell(notebook, "parameters", "= 50  # draws", "= 51  # how many draws")
+    assert stamp(notebook, values) == before
+
+
 def test_an_edited_markdown_cell_is_not_stale(notebook):
     edit_cell(notebook, "title", "It draws numbers.", "It draws pseudo-random numbers.")
     assert not is_stale(notebook)

@@ -1,10 +1,10 @@
 """Stamps: whether stored outputs still follow from the code that stands beside them.
 
 A stamp is one hash over everything that an executed notebook depends on: its code cells, the values of
-its parameters, the modules of this package that its code reaches, its claims, and the versions in
-the lock file of the packages that all this imports. It is the same on every machine that installed the
-lock file, and neither an edit of prose, nor a rerun, nor a package that another chapter needs, nor a claim
-of another notebook changes it.
+its parameters (not how their cell is written), the modules of this package that its code reaches, its
+claims, and the versions in the lock file of the packages that all this imports. It is the same on every
+machine that installed the lock file, and neither an edit of prose, nor a rerun, nor a package that another
+chapter needs, nor a claim of another notebook changes it.
 """
 
 from __future__ import annotations
@@ -82,15 +82,18 @@ def is_stale(executed: Path | str, package: Path = PACKAGE) -> bool:
     record = read_record(executed)
     if record is None or record.status != "finished":
         return True
-    return record.stamp != stamp(notebook_path(record.chapter), record.parameters, package)
+    notebook = notebook_path(record.chapter)
+    own = Path(executed).resolve() == notebook.resolve()  # has to follow from the defaults as they are now
+    return record.stamp != stamp(notebook, {} if own else record.parameters, package)
 
 
 def code_of(notebook: Mapping[str, Any]) -> list[str]:
-    """Return the sources of a notebook's code cells, without the cell that papermill injects."""
+    """Return the sources of a notebook's code cells, without those that only set parameters."""
+    setting = {"parameters", "injected-parameters"}
     return [
         "".join(cell["source"]).replace("\r\n", "\n")
         for cell in notebook["cells"]
-        if cell["cell_type"] == "code" and "injected-parameters" not in cell["metadata"].get("tags", [])
+        if cell["cell_type"] == "code" and not setting & set(cell["metadata"].get("tags", []))
     ]
 
 
