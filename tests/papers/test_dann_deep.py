@@ -154,6 +154,22 @@ def test_domains_pass_together_or_apart_and_only_batch_statistics_notice():
         assert torch.allclose(one, two, rtol=1e-5) == (batch_norm == "none")
 
 
+def test_batches_of_one_domain_are_normalised_by_themselves_at_any_time():
+    torch.manual_seed(0)
+    x = torch.randn(20, 3, 16, 16)
+    for batch_norm in ("together", "apart"):
+        net = DomainAdversarialNet(ARCHITECTURES["small"], batch_norm=batch_norm).eval()
+        brighter = torch.allclose(net(x)[0], net(3 * x)[0], atol=1e-3)
+        assert brighter == (batch_norm == "apart")
+
+
+def test_xavier_weights_have_their_variance_and_no_bias():
+    xavier = dataclasses.replace(TINY, initialisation="xavier", first_rate=0.0)
+    layer = last(labelled(), None, xavier, 1, 0).net.label_head[0]
+    assert_close(layer.weight.var().item(), 2 / sum(layer.weight.shape), rtol=0.1, atol=0)
+    assert_close(layer.bias, torch.zeros_like(layer.bias))
+
+
 def test_each_pass_shows_each_example_once_and_in_another_order():
     batches = shuffled(10, 2, torch.Generator().manual_seed(0))
     first, second = (torch.cat([next(batches) for _ in range(5)]) for _ in range(2))
@@ -264,6 +280,15 @@ def test_predictions_do_not_depend_on_the_batch_or_change_the_network():
     assert_close(whole[:7], predict(progress, data[:7], kept, 1), atol=1e-5, rtol=1e-4)
     assert all(torch.equal(v, before[k]) for k, v in progress.net.state_dict().items())
     assert progress.net.training
+
+
+def test_each_domain_is_predicted_with_its_own_mean_taken_away():
+    own = dataclasses.replace(TINY, centring="own")
+    source, target = labelled(), images(40, 5) // 4
+    progress = last(source, target, own, 1, 0)
+    for domain, x in enumerate((source.images, target)):
+        centred = x.float() / 255 - (x.float() / 255).mean(0)
+        assert_close(predict(progress, x, own, domain), progress.net(centred)[0], atol=1e-5, rtol=1e-4)
 
 
 # --------------------------------------------------------------------------- comparisons
