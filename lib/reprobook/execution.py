@@ -176,6 +176,9 @@ def _run_worker(folder: Path, job: Job, channel: Channel, display: Display) -> _
 #: Lets glibc keep freed memory. Else every training step hands its large buffers back and asks for them anew.
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 
+#: A kernel has no widgets, and tqdm, which other libraries import, would say so in the middle of a chapter.
+_NO_WIDGETS = "ignore:IProgress not found"
+
 
 def _start(folder: Path, where: Path) -> psutil.Popen:
     """Start the worker in the chapter's folder and in a session of its own, out of reach of Ctrl-C."""
@@ -186,6 +189,8 @@ def _start(folder: Path, where: Path) -> psutil.Popen:
         "JUPYTER_RUNTIME_DIR": str(folder),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
+    quiet = [w for w in (os.environ.get("PYTHONWARNINGS"), _NO_WIDGETS) if w]
+    own["PYTHONWARNINGS"] = ",".join(quiet)
     environment = _KEEP_MEMORY | {k: v for k, v in os.environ.items() if k != "MPLBACKEND"} | own
     with (folder / "stderr.txt").open("wb") as log:
         return psutil.Popen(
