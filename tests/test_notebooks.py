@@ -28,6 +28,15 @@ def stored_output(output):
     return nbformat.reads(stored(source, ran, RECORD), as_version=4).cells[0].outputs[0]
 
 
+def test_moving_pictures_keep_their_frames():
+    frames = [Image.new("RGB", (8, 8), (60 * k, 0, 0)) for k in range(4)]
+    film = io.BytesIO()
+    frames[0].save(film, "PNG", save_all=True, append_images=frames[1:], duration=60)
+    png = base64.b64encode(film.getvalue()).decode()
+    kept = stored_output(nbformat.v4.new_output("display_data", {"image/png": png})).data["image/png"]
+    assert Image.open(io.BytesIO(base64.b64decode(kept))).n_frames == 4
+
+
 def test_stored_pictures_keep_every_pixel_and_do_not_grow():
     pixels = np.random.default_rng(0).integers(0, 4, (40, 60, 3), dtype=np.uint8) * 60
     plain = io.BytesIO()

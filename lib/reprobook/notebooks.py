@@ -140,12 +140,17 @@ def _take_outputs(cell: NotebookNode, executed: NotebookNode) -> None:
 
 
 def _packed(png: str) -> str:
-    """Return a picture (in base64, as notebooks hold it) with the same pixels and no more bytes."""
+    """Return a picture (in base64, as notebooks hold it) with the same pixels and no more bytes.
+
+    A moving picture is left as it is.
+    """
     from PIL import Image
 
     before = base64.b64decode(png)
     after = io.BytesIO()
     with Image.open(io.BytesIO(before)) as picture:
+        if getattr(picture, "n_frames", 1) > 1:
+            return png
         picture.save(after, "PNG", optimize=True, dpi=picture.info.get("dpi"))
     return base64.b64encode(min(before, after.getvalue(), key=len)).decode()
 
