@@ -13,7 +13,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# a busy machine draws examples slowly, which is no fault of what is tested
+hypothesis.settings.register_profile(
+    "book", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("book")
 
 CLAIMS = """\
 paper:
