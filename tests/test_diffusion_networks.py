@@ -1,0 +1,163 @@
+"""Facts about the networks: what they are told counts, what they are not told does not."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.func import jvp
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from reprobook.diffusion.networks import Condition, Stack, TimeFeatures, TimeMLP, UNet, num_weights
+
+
+def random(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def awake(net, seed=0):
+    """Give every weight a random value, also those that start at zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.copy_(0.15 * torch.randn(weight.shape, generator=generator))
+    return net.double()
+
+
+def mlp(**kwargs):
+    return awake(TimeMLP(2, width=16, depth=2, **kwargs))
+
+
+def unet(**kwargs):
+    return awake(UNet(**{"width": 16, "multipliers": (1, 2), "num_classes": 3} | kwargs))
+
+
+def test_the_frequencies_grow_geometrically_from_one():
+    features = TimeFeatures(8, highest=27.0).double()
+    assert_close(features.frequencies, torch.tensor([1.0, 3, 9, 27]).double())
+    t = random(5)
+    cos, sin = features(t).chunk(2, -1)
+    assert_close(cos, torch.cos(t[:, None] * features.frequencies))
+    assert_close(sin, torch.sin(t[:, None] * features.frequencies))
+
+
+def test_the_network_for_points_is_the_formula_of_its_blocks():
+    net, x, t = mlp(), random(4, 2), random(4, seed=1)
+    told = net.condition.second(F.silu(net.condition.first(net.condition.features(t))))
+    hidden = net.enter(x)
+    for k in range(2):
+        hidden = hidden + net.outer[k](F.silu(net.inner[k](F.silu(hidden)) + net.told[k](F.silu(told))))
+    assert_close(net(x, t), net.leave(F.silu(hidden)))
+
+
+@pytest.mark.parametrize(
+    ("net", "x"), [(mlp(num_classes=3), random(4, 2)), (unet(), random(4, 1, 8, 8))], ids=["mlp", "unet"]
+)
+class TestBoth:
+    def test_samples_of_a_batch_do_not_see_each_other(self, net, x):
+        t, label = torch.rand(4).double(), torch.tensor([0, 1, 2, 3])
+        alone = [net(x[i : i + 1], t[i : i + 1], label=label[i : i + 1]) for i in range(4)]
+        assert_close(net(x, t, label=label), torch.cat(alone))
+
+    def test_one_time_for_all_is_that_time_for_each(self, net, x):
+        t, label = torch.tensor(0.3).double(), torch.tensor(1)
+        assert_close(net(x, t, label=label), net(x, t.expand(4), label=label.expand(4)))
+
+    def test_no_label_is_the_label_after_the_last(self, net, x):
+        t = torch.tensor(0.3).double()
+        assert_close(net(x, t), net(x, t, label=torch.tensor(3)), rtol=0, atol=0)
+        answers = [net(x, t, label=torch.tensor(k)) for k in range(4)]
+        for a in range(4):
+            for b in range(a):
+                assert (answers[a] - answers[b]).abs().max() > 1e-3
+
+    def test_the_derivative_by_time_is_that_of_the_output(self, net, x):
+        t, h = torch.tensor(0.4).double(), 1e-6
+        _, slope = jvp(lambda t: net(x, t), (t,), (torch.ones_like(t),))
+        assert slope.abs().max() > 1e-2
+        assert_close(slope, (net(x, t + h) - net(x, t - h)) / (2 * h), rtol=1e-4, atol=1e-6)
+
+    def test_single_precision_and_bfloat16_stay_near_double(self, net, x):
+        t, exact = torch.tensor(0.4).double(), net(x, torch.tensor(0.4).double())
+        single = copy.deepcopy(net).float()
+        found = single(x.float(), t.float())
+        assert_close(found.double(), exact, rtol=1e-4, atol=1e-4)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = single(x.float(), t.float())
+        assert (rough.double() - exact).norm() < 0.03 * exact.norm()
+
+    def test_a_compiled_network_computes_the_same(self, net, x):
+        t = torch.tensor(0.4).double()
+        compiled = torch.compile(copy.deepcopy(net), backend="aot_eager")
+        assert_close(compiled(x, t), net(x, t))
+
+
+def test_a_second_time_is_told_apart_from_the_first():
+    net, x = mlp(num_times=2), random(4, 2)
+    t, s = torch.tensor(0.8).double(), torch.tensor(0.2).double()
+    assert (net(x, t, s) - net(x, s, t)).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="2 time"):
+        net(x, t)
+
+
+def test_a_label_for_a_network_without_classes_is_refused():
+    with pytest.raises(ValueError, match="takes no label"):
+        Condition(8)((torch.tensor(0.5),), torch.tensor(1), 4)
+
+
+def test_a_fresh_u_net_answers_zero_and_so_gets_its_first_gradient_in_the_last_layer():
+    net = UNet(width=16, num_classes=2)
+    out = net(random(2, 1, 8, 8, dtype=torch.float32), torch.tensor(0.5))
+    assert_close(out, torch.zeros_like(out), rtol=0, atol=0)
+    (out - 1).square().mean().backward()
+    assert net.leave.bias.grad.abs().item() == 2
+    assert net.enter.weight.grad.abs().max() == 0
+
+
+def test_every_pixel_of_a_u_net_reaches_every_other():
+    net, x, t = unet(multipliers=(1,)), random(1, 1, 28, 28), torch.tensor(0.5).double()
+    nudged = x.clone()
+    nudged[..., 0, 0] += 1
+    assert (net(nudged, t) - net(x, t))[..., -1, -1].abs() > 1e-8
+
+
+@pytest.mark.parametrize("side", [7, 8, 13])
+def test_levels_of_odd_sizes_fit(side):
+    assert unet(multipliers=(1, 1, 1))(random(2, 1, side, side), torch.tensor(0.5).double()).shape[-1] == side
+
+
+def test_a_patch_is_a_place_with_as_many_channels():
+    fine, x, t = unet(patch=2, channels=1), random(2, 1, 8, 8), torch.tensor(0.5).double()
+    coarse = unet(patch=1, channels=4)
+    coarse.load_state_dict(fine.state_dict())
+    expected = F.pixel_shuffle(coarse(F.pixel_unshuffle(x, 2), t), 2)
+    assert_close(fine(x, t), expected)
+
+
+def test_the_order_of_the_memory_does_not_matter():
+    net, x, t = unet(), random(2, 1, 8, 8), torch.tensor(0.5).double()
+    last = copy.deepcopy(net).to(memory_format=torch.channels_last)
+    assert_close(last(x.to(memory_format=torch.channels_last), t), net(x, t))
+
+
+def test_a_stack_answers_as_its_members():
+    stack = Stack(lambda: TimeMLP(2, width=16, num_classes=3), seeds=[3, 4, 5]).double()
+    x, t, label = random(3, 7, 2), torch.rand(3, 7).double(), torch.randint(3, (3, 7))
+    together = stack(x, t, label=label)
+    shared = stack(x, torch.tensor(0.5).double(), label=None)
+    for i in range(3):
+        one = stack.member(i, TimeMLP(2, width=16, num_classes=3).double())
+        assert_close(together[i], one(x[i], t[i], label=label[i]))
+        assert_close(shared[i], one(x[i], torch.tensor(0.5).double()))
+
+
+def test_the_members_of_a_stack_begin_as_networks_of_their_seeds():
+    before = torch.get_rng_state()
+    stack = Stack(lambda: nn.Linear(2, 3), seeds=[3, 4])
+    assert torch.equal(before, torch.get_rng_state())
+    for i, seed in enumerate([3, 4]):
+        torch.manual_seed(seed)
+        alone = nn.Linear(2, 3)
+        assert_close(stack.member(i, nn.Linear(2, 3)).weight, alone.weight, rtol=0, atol=0)
+    assert num_weights(stack) == 2 * num_weights(alone) == 18
