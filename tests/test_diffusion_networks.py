@@ -115,11 +115,44 @@ def test_a_fresh_u_net_answers_zero_and_so_gets_its_first_gradient_in_the_last_l
     assert net.enter.weight.grad.abs().max() == 0
 
 
-def test_every_pixel_of_a_u_net_reaches_every_other():
-    net, x, t = unet(multipliers=(1,)), random(1, 1, 28, 28), torch.tensor(0.5).double()
-    nudged = x.clone()
-    nudged[..., 0, 0] += 1
-    assert (net(nudged, t) - net(x, t))[..., -1, -1].abs() > 1e-8
+def norm_by_hand(x, layer):
+    groups = x.reshape(len(x), -1, 8 * x[0, 0].numel())  # of eight channels
+    centred = groups - groups.mean(-1, keepdim=True)
+    scaled = centred / (centred.square().mean(-1, keepdim=True) + layer.eps).sqrt()
+    return scaled.reshape(x.shape) * layer.weight[:, None, None] + layer.bias[:, None, None]
+
+
+def block_by_hand(block, x, told):
+    scale, shift = block.told(told).split(block.told.out_features // 2, 1)
+    inner = norm_by_hand(block.first(F.silu(norm_by_hand(x, block.before))), block.between)
+    inner = inner + scale[:, :, None, None] * inner + shift[:, :, None, None]
+    return block.past(x) + block.second(F.silu(inner))
+
+
+def attention_by_hand(layer, x):
+    num, width, height, breadth = x.shape
+    asked = F.conv2d(norm_by_hand(x, layer.before), layer.ask.weight, layer.ask.bias).flatten(2)
+    answers, size = [], width // layer.heads
+    for head in range(layer.heads):
+        rows = slice(head * size, (head + 1) * size)
+        query, key, value = (part[:, rows] for part in asked.split(width, 1))
+        shares = (query.mT @ key / size**0.5).softmax(-1)  # a row a place that looks
+        answers.append((shares @ value.mT).mT)
+    return x + layer.answer(torch.cat(answers, 1).reshape(num, width, height, breadth))
+
+
+def test_the_u_net_is_the_formula_of_its_parts():
+    net, x, t = unet(multipliers=(1, 2)), random(3, 1, 8, 8), torch.rand(3).double()
+    told = net.condition((t,), torch.tensor([0, 2, 3]), 3)
+    fine = block_by_hand(net.down[0], net.enter(x), told)
+    coarse = block_by_hand(net.down[1], net.halve[0](fine), told)
+    middle = attention_by_hand(net.look, block_by_hand(net.middle[0], coarse, told))
+    middle = block_by_hand(net.middle[1], middle, told)
+    up = block_by_hand(net.up[1], torch.cat([middle, coarse], 1), told)
+    doubled = up.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    up = block_by_hand(net.up[0], torch.cat([doubled, fine], 1), told)
+    expected = net.leave(F.silu(norm_by_hand(up, net.last)))
+    assert_close(net(x, t, torch.tensor([0, 2, 3])), expected)
 
 
 @pytest.mark.parametrize("side", [7, 8, 13])

@@ -33,6 +33,7 @@ from reprobook.papers.diffusion_principles.flow_map_figures import (
     draw_jumps,
     draw_orders,
     draw_paths,
+    draw_qualities,
     draw_scales,
     draw_trajectories,
 )
@@ -212,7 +213,7 @@ def test_gaussian_divergence_is_that_of_torch():
 
 
 def test_figures_draw_what_they_are_given_on_the_axes_they_are_given():
-    _, axes = plt.subplots(1, 6)
+    _, axes = plt.subplots(1, 7)
     flow_map, times = quantile_flow_map(MIXTURE, FM), torch.linspace(0.9, 0, 7, **DOUBLE)
     assert draw_trajectories(axes[0], flow_map, torch.zeros(3, 1, **DOUBLE), times) is axes[0]
     assert len(axes[0].lines) == 3
@@ -227,4 +228,10 @@ def test_figures_draw_what_they_are_given_on_the_axes_they_are_given():
     assert [line.get_label() for line in axes[3].lines] == ["a", "b", "c"]
     assert len(draw_cloud(axes[4], normal(9, 2)).collections[0].get_offsets()) == 9
     assert len(draw_paths(axes[5], normal(4, 3, 2)).lines) == 3
+    methods = {name: [[0.2, 0.4], [0.1, 0.3]] for name in "abcde"}
+    draw_qualities(axes[6], (1, 2), methods, [0.1, 0.3], [0.05, 0.05])
+    assert [line.get_ydata()[0] for line in axes[6].lines if line.get_linestyle() in ("--", ":")] == [
+        0.2,
+        0.05,
+    ]
     plt.close("all")

@@ -55,7 +55,7 @@ EXPECTATIONS = (
 def residuals(
     mixture: Mixture, x: Float[Tensor, "B D"], t: Float[Tensor, " B"], schedule: Schedule
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """Return what is left of the continuity equation (5.2.8) and of the Fokker-Planck equation of (4.1.3).
+    """Return what is left of the equation of continuity, Eq. (5.2.8), and of Fokker and Planck (Sec. 4.1).
 
     Divided by p, with l = log p they read
 

@@ -14,9 +14,17 @@ from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
 from reprobook.diffusion.flow_maps import Map
-from reprobook.plotting import COLOURS
+from reprobook.plotting import COLOURS, estimates, reference_line
 
-__all__ = ["draw_trajectories", "draw_jumps", "draw_orders", "draw_scales", "draw_cloud", "draw_paths"]
+__all__ = [
+    "draw_trajectories",
+    "draw_jumps",
+    "draw_orders",
+    "draw_scales",
+    "draw_qualities",
+    "draw_cloud",
+    "draw_paths",
+]
 
 
 def draw_trajectories(
@@ -100,6 +108,33 @@ def draw_scales(
         ax.plot(
             times, values, line, color=COLOURS[colour], label=names[kind], zorder=3 if kind == "exact" else 2
         )
+    return ax
+
+
+def draw_qualities(
+    ax: Axes,
+    counts: Sequence[int],
+    reached: dict[str, list[list[float]]],
+    many: Sequence[float],
+    floor: Sequence[float],
+) -> Axes:
+    """Draw distances to the data by number of evaluations, with the limits of teacher and sample (Sec. 11.1).
+
+    Args:
+        counts: evaluations.
+        reached: for each method and count one distance a seed.
+        many: distances of the teacher with many evaluations.
+        floor: distances between two samples of the data.
+    """
+    colours = ("ours", "fourth", "third", "fifth", "baseline")
+    for (name, rows), colour in zip(reached.items(), colours, strict=True):
+        estimates(ax, counts, rows, "mean", name, colour)
+    reference_line(ax, sum(many) / len(many), "teacher, many steps")
+    ax.axhline(
+        sum(floor) / len(floor), color=COLOURS["muted"], linestyle=":", label="two samples of the data"
+    )
+    ax.set(xscale="log", yscale="log", xticks=counts, xticklabels=counts)
+    ax.minorticks_off()
     return ax
 
 
