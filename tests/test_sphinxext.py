@@ -468,3 +468,20 @@ def test_a_duration_reads_as_a_person_would_say_it(seconds, words):
 def test_memory_and_dates_read_as_a_person_would_say_them():
     assert (memory(812.4), memory(2048)) == ("812 MiB", "2.0 GiB")
     assert day("2026-01-09T23:59:59+00:00") == "9 January 2026"
+
+
+@pytest.mark.parametrize(
+    ("written", "rendered"),
+    [
+        ("the mean of |x - y|.", "the mean of \\|x - y\\|."),
+        ("``a | b`` and `|c|` stay", "``a | b`` and `|c|` stay"),
+        ("E[||Z_1 - Z_0||^2]", "E[\\|\\|Z_1 - Z_0\\|\\|^2]"),
+        ("already \\|x\\| so", "already \\|x\\| so"),
+    ],
+)
+def test_bars_in_docstrings_are_bars(written, rendered):
+    from reprobook.sphinxext import _keep_bars
+
+    lines = [written]
+    _keep_bars(None, "function", "f", None, None, lines)
+    assert lines == [rendered]

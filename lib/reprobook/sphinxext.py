@@ -268,6 +268,17 @@ def _join_names(app: Sphinx, what: str, name: str, obj: object, options: object,
     ]
 
 
+def _keep_bars(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Let ``|x|`` mean a length, as in mathematics; to reStructuredText a bar starts a substitution."""
+    lines[:] = [
+        "".join(
+            part if part.startswith("`") else re.sub(r"(?<!\\)\|(?=\S)", r"\\|", part)
+            for part in re.split(r"(``.*?``|`[^`]*`)", line)
+        )
+        for line in lines
+    ]
+
+
 def setup(app: Sphinx) -> dict:
     """Register the directives (called by Sphinx)."""
     app.add_directive("verdict-box", VerdictBox)
@@ -281,6 +292,6 @@ def setup(app: Sphinx) -> dict:
     app.connect("env-purge-doc", _purge)
     app.connect("env-merge-info", _merge)
     if "sphinx.ext.autodoc" in app.extensions:
-        for mend in (_keep_colons, _join_names):
+        for mend in (_keep_colons, _join_names, _keep_bars):
             app.connect("autodoc-process-docstring", mend, priority=600)  # after napoleon
     return {"version": __version__, "env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}
