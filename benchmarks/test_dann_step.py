@@ -25,20 +25,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from reprobook.papers.dann.networks import ARCHITECTURES, DomainAdversarialNet
 from reprobook.papers.dann.training import Labelled, Recipe, mean_images, prepared, shuffled, train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RECIPE = Recipe()
 HALF = RECIPE.half_batch
 STEPS = 100_000  # of the schedules; nobody waits for their end
 TURN, TURNS = 5, 25  # steps between two looks at the clock, and how many of them
 CLOCK = time.process_time  # counts only what this process computes
 WANTED = {"plain torch": 0.95, "pytorch-adapt": 1.4}  # steps of ours while the rival does one
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def data(num: int = 10_000) -> tuple[Labelled, Tensor]:

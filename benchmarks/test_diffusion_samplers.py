@@ -13,7 +13,7 @@ compared; and both have to give the same samples. diffusers is never installed w
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -25,19 +25,13 @@ from reprobook.diffusion.predictions import Model
 from reprobook.diffusion.schedules import SCHEDULES, Schedule
 from reprobook.diffusion.solvers import solve
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLOCK = time.process_time  # counts only what this process computes
 VP = SCHEDULES["vp_linear"]
 WANTED = 0.5  # of a scheduler's cost a step
 STEPS, TURNS = 20, 15
 SHAPE = (4, 3, 8, 8)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # --------------------------------------------------------------------------- samples of an exact mixture

@@ -25,18 +25,12 @@ from torch.nn import functional as F
 from reprobook.diffusion.networks import num_weights
 from reprobook.diffusion.teachers import Architecture, Recipe, new_network, train_teacher
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ARCHITECTURE = Architecture(width=32, multipliers=(1, 2, 2), patch=2)
 TURN, TURNS = 2, 9  # steps between two looks at the clock, and how many of them
 CLOCK = time.process_time  # counts only what this process computes
 WANTED = {"plain torch": 0.95, "diffusers": 1.0}  # steps of ours while the rival does one
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def data(num: int = 2_000) -> tuple[Tensor, Tensor]:
