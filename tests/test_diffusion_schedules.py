@@ -168,3 +168,10 @@ def test_the_karras_grid_is_the_published_formula():
 def test_bad_grids_are_refused_in_one_line(arguments, message):
     with pytest.raises(ValueError, match=message):
         time_grid(SCHEDULES["fm"], **arguments)
+
+
+@SCHEDULE
+def test_samplers_start_in_noise_and_stop_at_data(schedule):
+    signal, rest = schedule.lam(torch.tensor([schedule.first, schedule.last], **DOUBLE)).exp().tolist()
+    assert signal > 50  # the noise that is left is at most a fiftieth of the sample
+    assert rest < 1 / 49  # and so is the sample that is left in the noise
