@@ -62,7 +62,7 @@ def test_weights_decay_towards_zero_where_the_loss_is_flat():
     before = net.weight.detach().clone()
     rates = [learning_rate_at(k, 5, 0.1, 0.2) for k in range(5)]
     exhausted(
-        fit(net, lambda n, g: 0 * n.weight.sum(), 5, learning_rate=0.1, warmup=0.2, ema=0, weight_decay=0.5)
+        fit(net, lambda n, g: 0 * n.weight.sum(), 5, learning_rate=0.1, warmup=0.2, ema=0.0, weight_decay=0.5)
     )
     assert_close(net.weight.detach(), before * math.prod(1 - 0.5 * r for r in rates))
 
@@ -164,7 +164,7 @@ def test_a_teachers_loss_is_the_mean_square_of_its_target(kind):
 def test_the_labels_stay_with_their_images():
     spy = Spy()
     flat = torch.stack([torch.full((1, 8, 8), -1.0), torch.full((1, 8, 8), 1.0)])
-    recipe = Recipe(schedule="fm", batch=64, label_dropped=0)
+    recipe = Recipe(schedule="fm", batch=64, label_dropped=0.0)
     teacher_loss(flat, torch.tensor([0, 1]), recipe, 2)(spy, torch.Generator().manual_seed(1))
     x, t, label = spy.seen
     early = t < 0.5

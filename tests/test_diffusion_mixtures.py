@@ -82,7 +82,7 @@ def test_samples_have_the_moments_of_the_mixture(mixture):
 
 
 def test_labels_say_where_a_sample_comes_from():
-    mixture = ring(4, 3.0, 0.05, weights=[1, 2, 3, 4])
+    mixture = ring(4, 3.0, 0.05, weights=[1.0, 2.0, 3.0, 4.0])
     x, label = mixture.sample(4000, torch.Generator().manual_seed(0), labels=True)
     assert torch.equal(torch.cdist(x, mixture.means).argmin(1), label)
     assert_close(label.bincount() / 4000, torch.tensor([0.1, 0.2, 0.3, 0.4]), rtol=0, atol=0.03)

@@ -2,6 +2,7 @@
 
 import copy
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -87,7 +88,8 @@ class TestBoth:
             rough = single(x.float(), t.float())
         assert (rough.double() - exact).norm() < 0.03 * exact.norm()
 
-    def test_a_compiled_network_computes_the_same(self, net, x):
+    def test_a_compiled_network_computes_the_same(self, net, x, monkeypatch):
+        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # those checks cannot be compiled
         t = torch.tensor(0.4).double()
         compiled = torch.compile(copy.deepcopy(net), backend="aot_eager")
         assert_close(compiled(x, t), net(x, t))
@@ -99,6 +101,20 @@ def test_a_second_time_is_told_apart_from_the_first():
     assert (net(x, t, s) - net(x, s, t)).abs().max() > 1e-3
     with pytest.raises(ValueError, match="2 time"):
         net(x, t)
+
+
+def test_a_network_for_points_returns_as_many_numbers_as_it_is_asked_for():
+    net, x = mlp(num_outputs=1), random(4, 2)
+    assert net(x, torch.tensor(0.4).double()).shape == (4, 1)
+
+
+def test_features_of_the_first_half_depend_on_the_image_and_on_what_is_told():
+    net, x, t = awake(UNet(1, 8, (1, 2), num_classes=3)), random(2, 1, 8, 8), torch.tensor(0.4).double()
+    told, hidden, skips = net.encode(x, t, torch.tensor([0, 1]))
+    assert (told.shape, hidden.shape) == ((2, 32), (2, 16, 4, 4))
+    assert [skip.shape[1] for skip in skips] == [8, 16]
+    for other in (net.encode(x + 0.1, t), net.encode(x, t + 0.1), net.encode(x, t, torch.tensor([2, 2]))):
+        assert (other[1] - hidden).abs().amax((1, 2, 3)).min() > 1e-4
 
 
 def test_a_label_for_a_network_without_classes_is_refused():

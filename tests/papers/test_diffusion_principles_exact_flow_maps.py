@@ -8,6 +8,7 @@ import torch
 from torch.func import jvp
 from torch.testing import assert_close
 
+from reprobook.diffusion.figures import draw_cloud
 from reprobook.diffusion.flow_maps import average_velocity, consistency_loss
 from reprobook.diffusion.mixtures import Mixture
 from reprobook.diffusion.predictions import diffuse
@@ -29,7 +30,6 @@ from reprobook.papers.diffusion_principles.exact_flow_maps import (
     trained_scales,
 )
 from reprobook.papers.diffusion_principles.flow_map_figures import (
-    draw_cloud,
     draw_jumps,
     draw_orders,
     draw_paths,

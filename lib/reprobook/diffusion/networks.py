@@ -94,6 +94,7 @@ class TimeMLP(nn.Module):
         num_times: 1, or 2 for a function of x, t and s.
         num_classes: how many labels; 0 for none.
         highest: as of :class:`TimeFeatures`.
+        num_outputs: E, length of the vector that is returned; D by default, 1 for a discriminator.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class TimeMLP(nn.Module):
         num_times: int = 1,
         num_classes: int = 0,
         highest: float = 60.0,
+        num_outputs: int | None = None,
     ) -> None:
         super().__init__()
         self.condition = Condition(width, num_times, num_classes, highest)
@@ -111,7 +113,7 @@ class TimeMLP(nn.Module):
         self.inner = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.told = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.outer = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.leave = nn.Linear(width, dim)
+        self.leave = nn.Linear(width, num_outputs or dim)
 
     def forward(
         self,
@@ -119,7 +121,7 @@ class TimeMLP(nn.Module):
         t: Times,
         s: Times | None = None,
         label: Labels | None = None,
-    ) -> Float[Tensor, "B D"]:
+    ) -> Float[Tensor, "B E"]:
         """Return a vector for every point.
 
         Args:
@@ -222,16 +224,27 @@ class UNet(nn.Module):
             t: their times, () or ``(B,)``, of order one.
             label: 0 .. num_classes - 1, or num_classes for "no label"; () or ``(B,)``.
         """
+        told, hidden, skips = self.encode(x, t, label)
+        for level in reversed(range(len(skips))):
+            hidden = F.interpolate(hidden, skips[level].shape[-2:])  # the identity at the coarsest level
+            hidden = self.up[level](torch.cat([hidden, skips[level]], 1), told)
+        return F.pixel_shuffle(self.leave(F.silu(self.last(hidden))), self.patch)
+
+    def encode(
+        self, x: Float[Tensor, "B C H W"], t: Times, label: Labels | None = None
+    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B V h w"], list[Tensor]]:
+        """Return what the first half of the network makes of images; arguments as of :meth:`forward`.
+
+        Returns:
+            What the blocks are told, ``(B, T)``; features at the coarsest level, ``(B, V, h, w)``; and those
+            of every level on the way, finest first.
+        """
         told = self.condition((t,), label, x.shape[0])
         hidden, skips = self.enter(F.pixel_unshuffle(x, self.patch)), []
         for level, block in enumerate(self.down):
             hidden = block(self.halve[level - 1](hidden) if level else hidden, told)
             skips.append(hidden)
-        hidden = self.middle[1](self.look(self.middle[0](hidden, told)), told)
-        for level in reversed(range(len(skips))):
-            hidden = F.interpolate(hidden, skips[level].shape[-2:])  # the identity at the coarsest level
-            hidden = self.up[level](torch.cat([hidden, skips[level]], 1), told)
-        return F.pixel_shuffle(self.leave(F.silu(self.last(hidden))), self.patch)
+        return told, self.middle[1](self.look(self.middle[0](hidden, told)), told), skips
 
 
 class Stack(nn.Module):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 __all__ = ["Schedule", "SCHEDULES", "spread", "to_flow_matching"]
@@ -65,7 +65,7 @@ class Schedule:
         return 2 * sigma * (self.d_sigma(t) - self.drift(t) * sigma)
 
 
-def spread(values: Float[Tensor, "*times"], x: Float[Tensor, "*shape"]) -> Float[Tensor, "*spread"]:
+def spread(values: Shaped[Tensor, "*times"], x: Float[Tensor, "*shape"]) -> Shaped[Tensor, "*spread"]:
     """Give values, one a sample or one for all, trailing axes, so that they multiply samples.
 
     Args:

@@ -162,13 +162,13 @@ def load_or_train(
         watch: is given the steps of a training and yields them again, to show progress.
     """
     net = new_network(architecture, recipe.seed).to(images.device)
-    file = weights_file(images, labels, architecture, recipe)
-    if cached and file.is_file():
+    file = weights_file(images, labels, architecture, recipe) if cached else None
+    if file and file.is_file():
         net.load_state_dict(torch.load(file, map_location=images.device, weights_only=True))
         return net.eval()
     for _ in watch(train_teacher(net, images, labels, recipe, architecture.num_classes)):
         pass
-    if cached:
+    if file:
         _store(net.state_dict(), file)
     return net.eval()
 

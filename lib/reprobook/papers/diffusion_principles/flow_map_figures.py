@@ -1,4 +1,4 @@
-"""Pictures of flow maps: trajectories and jumps along them, samples, errors by step, and straightened paths.
+"""Pictures of flow maps: trajectories and jumps along them, errors by step, and straightened paths.
 
 For Chapters 5, 10 and 11 of the monograph. Functions take an Axes and return it.
 """
@@ -22,7 +22,6 @@ __all__ = [
     "draw_orders",
     "draw_scales",
     "draw_qualities",
-    "draw_cloud",
     "draw_paths",
 ]
 
@@ -135,13 +134,6 @@ def draw_qualities(
     )
     ax.set(xscale="log", yscale="log", xticks=counts, xticklabels=counts)
     ax.minorticks_off()
-    return ax
-
-
-def draw_cloud(ax: Axes, points: Float[Tensor, "n 2"], colour: str = "ours", reach: float = 2.6) -> Axes:
-    """Draw samples in the plane as a cloud of dots, on fixed square axes (Sec. 11.2)."""
-    ax.scatter(*points.cpu().T, s=2.5, color=COLOURS[colour], alpha=0.5, linewidths=0, rasterized=True)
-    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
     return ax
 
 

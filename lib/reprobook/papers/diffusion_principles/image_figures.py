@@ -1,4 +1,4 @@
-"""Drawings of the images notebook: sheets of samples, film strips, and curves over evaluations and weights.
+"""Drawings of the images notebook: film strips, and curves over evaluations and weights.
 
 They show learned models of Lai et al., *The Principles of Diffusion Models* (arXiv 2510.21890).
 """
@@ -15,19 +15,7 @@ from torch import Tensor
 
 from reprobook.plotting import COLOURS, estimates
 
-__all__ = ["draw_sheet", "draw_strip", "draw_sweep", "draw_dots"]
-
-
-def draw_sheet(ax: Axes, images: Float[Tensor, "N C H W"], columns: int, title: str = "") -> Axes:
-    """Draw images in rows, a pixel apart; -1 is black and 1 is white, as in the paper's figures."""
-    padded = torch.nn.functional.pad(images.float().cpu().clamp(-1, 1), (0, 1, 0, 1), value=1.0)
-    num, channels, height, width = padded.shape
-    rows = padded.reshape(num // columns, columns, channels, height, width)
-    sheet = rows.permute(0, 3, 1, 4, 2).reshape(num // columns * height, columns * width, channels)
-    ax.imshow((sheet.numpy() + 1) / 2, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    ax.set_title(title)
-    ax.axis("off")
-    return ax
+__all__ = ["draw_strip", "draw_sweep", "draw_dots"]
 
 
 def draw_strip(
