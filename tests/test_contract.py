@@ -500,8 +500,8 @@ def test_every_public_name_is_listed_there_and_documented(module):
 
 
 SOURCE = re.compile(
-    r"\b(Eqs?\.|Equation|Algorithm|Sec\.|Section|[Cc]hapters? \d|Fig|Theorem|Lemma|Prop\.|Proposition)"
-    r"|\bpaper|\bauthors"
+    r"\b(Eqs?\.|Equation|Algorithm|Sec\.|Section|[Cc]hapters? \d|Fig|Tables? \d|Theorem|Lemma|Prop\.)"
+    r"|\bProposition|\bpaper|\bauthors"
 )
 
 

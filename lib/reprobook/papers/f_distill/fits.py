@@ -1,9 +1,9 @@
 r"""Which modes survive: students so small that the best one is found exactly, divergence by divergence.
 
 Xu, Nie and Vahdat (arXiv 2502.15681, Table 6) call a divergence mode-seeking or not, saturating or not, of
-low or high variance. Here each word gets a definition that a computer can check. A Gaussian student N(m, s²)
-faces two modes of width one at -a and a; integrals are sums over a fine grid, minimisers come from Newton's
-method from several starts, and nothing is random.
+low or high variance. Here each word of the paper gets a definition that a computer can check. A Gaussian
+student N(m, s²) faces two modes of width one at -a and a; integrals are sums over a fine grid, minimisers
+come from Newton's method from several starts, and nothing is random.
 
 ==================  ==================================================================================
 symbol              meaning
