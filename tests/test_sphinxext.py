@@ -485,3 +485,19 @@ def test_bars_in_docstrings_are_bars(written, rendered):
     lines = [written]
     _keep_bars(None, "function", "f", None, None, lines)
     assert lines == [rendered]
+
+
+@pytest.mark.parametrize(
+    ("written", "rendered"),
+    [
+        ("variance ``gain``²/n", "variance ``gain``\\ ²/n"),
+        ("``a``s and ``b``, ``c``.", "``a``\\ s and ``b``, ``c``."),
+        ("``(B, D)`` alone", "``(B, D)`` alone"),
+    ],
+)
+def test_a_literal_may_be_followed_by_any_letter(written, rendered):
+    from reprobook.sphinxext import _end_literals
+
+    lines = [written]
+    _end_literals(None, "function", "f", None, None, lines)
+    assert lines == [rendered]

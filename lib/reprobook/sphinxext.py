@@ -279,6 +279,16 @@ def _keep_bars(app: Sphinx, what: str, name: str, obj: object, options: object, 
     ]
 
 
+def _end_literals(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Let ``x``² mean a square; to reStructuredText a literal must be followed by a space or a stop."""
+    for number, line in enumerate(lines):
+        parts = re.split(r"(``.+?``)", line)  # every second one is a literal
+        for k in range(2, len(parts), 2):
+            if parts[k] and (parts[k][0].isalnum() or parts[k][0] in "′″"):
+                parts[k] = "\\ " + parts[k]
+        lines[number] = "".join(parts)
+
+
 def setup(app: Sphinx) -> dict:
     """Register the directives (called by Sphinx)."""
     app.add_directive("verdict-box", VerdictBox)
@@ -292,6 +302,6 @@ def setup(app: Sphinx) -> dict:
     app.connect("env-purge-doc", _purge)
     app.connect("env-merge-info", _merge)
     if "sphinx.ext.autodoc" in app.extensions:
-        for mend in (_keep_colons, _join_names, _keep_bars):
+        for mend in (_keep_colons, _join_names, _keep_bars, _end_literals):
             app.connect("autodoc-process-docstring", mend, priority=600)  # after napoleon
     return {"version": __version__, "env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}

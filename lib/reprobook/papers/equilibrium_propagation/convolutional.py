@@ -73,7 +73,7 @@ class Stage:
 
     @property
     def slopes(self) -> Shaped[Tensor, "M B out h w 4"]:
-        """The derivative of each pooled value with its four: they add up to one."""
+        """Return the derivatives of each pooled value with its four, which add up to one."""
         return self.weights * self.excess
 
     def up(self, e: Shaped[Tensor, "M B in H W"]) -> Shaped[Tensor, "M B out h w"]:
