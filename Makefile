@@ -41,8 +41,14 @@ chapter: setup
 	@$(PY) -m reprobook.cli refresh "$(CHAPTER)"
 	@$(RENDER)
 
+# Two halves side by side, of about the same length: the tests, which are shown as they pass, and the notebooks.
 test: setup
-	@$(PY) -m pytest --nbval --nbval-current-env tests $(NOTEBOOKS)
+	@mkdir -p _build
+	@$(PY) -m pytest --nbval --nbval-current-env -p no:cacheprovider $(NOTEBOOKS) >_build/notebooks.log 2>&1 & \
+		notebooks=$$!; trap 'kill $$notebooks' INT TERM; \
+		$(PY) -m pytest tests; code=$$?; \
+		echo "Every chapter, run again and compared (so far in _build/notebooks.log):"; \
+		wait $$notebooks || code=1; cat _build/notebooks.log; exit $$code
 
 lint: setup
 	@$(PY) -m ruff check .; code=$$?; $(PY) -m ruff format --check . && exit $$code

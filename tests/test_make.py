@@ -255,16 +255,22 @@ def test_rerun_and_chapter_say_what_to_refresh(ready):
     assert asked == ["-m reprobook.cli refresh --all", "-m reprobook.cli refresh dann"]
 
 
-def test_test_runs_the_tests_and_every_notebook_but_no_recorded_run_in_one_session(ready):
+def test_test_runs_the_tests_and_beside_them_every_notebook_but_no_recorded_run(ready):
     for notebook in ("a/a.ipynb", "b/b.ipynb", "b/second.ipynb", "b/runs/paper.ipynb"):
         (ready.root / "chapters" / notebook).parent.mkdir(parents=True, exist_ok=True)
         (ready.root / "chapters" / notebook).touch()
-    assert ready.make("test").stdout == ""
-    (words,) = ready.asked()
-    assert words.split() == [
-        *("-m", "pytest", "--nbval", "--nbval-current-env", "tests"),
+    assert ready.make("test").returncode == 0
+    tests, notebooks = sorted(ready.asked(), key=len)
+    assert tests == "-m pytest tests"
+    assert notebooks.split() == [
+        *("-m", "pytest", "--nbval", "--nbval-current-env", "-p", "no:cacheprovider"),
         *(f"chapters/{n}.ipynb" for n in ("a/a", "b/b", "b/second")),
     ]
+
+
+@pytest.mark.parametrize("half", ["pytest tests", "pytest --nbval"])
+def test_either_half_failing_makes_make_fail(ready, half):
+    assert ready.make("test", BREAK=half).returncode != 0
 
 
 def test_a_failing_test_makes_make_fail(ready):
