@@ -41,10 +41,12 @@ chapter: setup
 	@$(PY) -m reprobook.cli refresh "$(CHAPTER)"
 	@$(RENDER)
 
-# Two halves side by side, of about the same length: the tests, which are shown as they pass, and the notebooks.
+# Two halves side by side, of about the same length: the tests, which are shown as they pass, and the notebooks. Each
+# computes on one core, since threads of two programs that wait for one another on two cores take many times as long.
 test: setup
 	@mkdir -p _build
-	@$(PY) -m pytest --nbval --nbval-current-env -p no:cacheprovider $(NOTEBOOKS) >_build/notebooks.log 2>&1 & \
+	@export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}; \
+		$(PY) -m pytest --nbval --nbval-current-env -p no:cacheprovider $(NOTEBOOKS) >_build/notebooks.log 2>&1 & \
 		notebooks=$$!; trap 'kill $$notebooks' INT TERM; \
 		$(PY) -m pytest tests; code=$$?; \
 		echo "Every chapter, run again and compared (so far in _build/notebooks.log):"; \
