@@ -166,7 +166,7 @@ def train_convolutional(
     optimiser = torch.optim.SGD(groups, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     total = recipe.epochs * (len(images) // recipe.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, total)
-    strength = torch.tensor(homeostasis).to(images)
+    strength = torch.tensor(homeostasis, dtype=images.dtype, device=images.device)
     onehot = F.one_hot(labels, net.weights["readout"].shape[1]).to(images)
     luck = torch.Generator().manual_seed(seeds[0])
     for step, chosen in enumerate(_batches(len(images), recipe, seeds), 1):

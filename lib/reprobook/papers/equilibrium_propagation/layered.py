@@ -36,7 +36,7 @@ class Wiring:
         sizes: neurons of each layer, the input first.
         ways: pairs (from, to) of layers; ways back have no bias of their own.
         num_classes: of the readout.
-        activation: a key of :data:`ACTIVATIONS`.
+        activation: a key of :data:`~.activations.ACTIVATIONS`.
     """
 
     sizes: tuple[int, ...]
