@@ -336,7 +336,7 @@ def test_when_the_command_is_killed_worker_and_kernel_end_too(waiting):
 def test_the_kernel_is_reached_by_sockets_in_a_folder_whatever_the_temporary_folder_is(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 80)))
     with execution._job_folder() as folder:
-        connection = worker._connection(folder)
+        connection = worker.connection_in(folder)
         assert connection["transport"] == "ipc"
         assert len(connection["connection_file"]) < 90
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -344,7 +344,7 @@ def test_the_kernel_is_reached_by_sockets_in_a_folder_whatever_the_temporary_fol
 
 
 def test_a_name_too_long_for_a_socket_falls_back_to_tcp(tmp_path):
-    assert worker._connection(tmp_path / ("x" * 90))["transport"] == "tcp"
+    assert worker.connection_in(tmp_path / ("x" * 90))["transport"] == "tcp"
 
 
 # --------------------------------------------------------------------------- where results cannot go

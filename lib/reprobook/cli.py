@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reprobook import __version__, cli_data
+from reprobook import __version__, cli_course, cli_data
 from reprobook.errors import UserError
 from reprobook.tables import show as _show
 
@@ -37,6 +37,7 @@ app = typer.Typer(
     help="Papers You Can Rerun: list the chapters, run them at any scale, and see which claims hold.",
 )
 app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_course.app, name="course")
 
 Slug = Annotated[
     str, typer.Argument(metavar="SLUG", help="A chapter, or one of its notebooks: SLUG/NOTEBOOK.")

@@ -20,7 +20,7 @@ from typing import Any
 
 from reprobook.storing import write_files
 
-__all__ = ["execute", "main"]
+__all__ = ["execute", "own_kernel", "connection_in", "main"]
 
 _LONGEST_SOCKET = 90  # the system's limit is 104 bytes (macOS) or 108 (Linux)
 
@@ -64,13 +64,13 @@ def execute(folder: Path, parameters: dict[str, Any]) -> None:
         progress_bar=False,
         start_timeout=180,
         iopub_timeout=60,
-        kernel_manager_class=_own_kernel(),
-        config=Config(KernelManager=_connection(folder)),
+        kernel_manager_class=own_kernel(),
+        config=Config(KernelManager=connection_in(folder)),
         on_cell_start=_reporter(folder / "progress.jsonl"),
     )
 
 
-def _own_kernel() -> type:
+def own_kernel() -> type:
     """Return a kernel manager that knows no kernel but this interpreter's.
 
     A kernel named ``python3`` in the user's folders would otherwise take its place.
@@ -87,7 +87,7 @@ def _own_kernel() -> type:
     return OwnKernelManager
 
 
-def _connection(folder: Path) -> dict[str, str]:
+def connection_in(folder: Path) -> dict[str, str]:
     """Return how to reach the kernel: by sockets in the folder, which nobody else can connect to."""
     file = folder / "k.json"
     short = len(os.fsencode(file)) < _LONGEST_SOCKET
