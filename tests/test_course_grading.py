@@ -158,6 +158,7 @@ def test_an_accident_costs_its_own_points_and_no_more(source, name):
     assert said in told(graded)["total-1"]
     assert told(graded)["own-1"] == ""
     assert graded.points == 1
+    assert [r for r in graded.remarks if "the test 'total-1' was stopped" in r] or "stopped" not in said
 
 
 def test_a_cell_that_never_ends_is_left_out_and_the_rest_is_graded(source):

@@ -193,6 +193,7 @@ def _suspect(mine: np.ndarray, theirs: np.ndarray, close: Callable[..., bool]) -
             np.isfinite(ratio).all()
             and np.allclose(ratio, ratio[0], rtol=1e-5, atol=0)
             and abs(ratio[0] - 1) > 1e-3
+            and ratio[0] != 0
         ):
             factor = ratio[0] if ratio.dtype.kind != "c" or abs(ratio[0].imag) > 1e-12 else ratio[0].real
             return f"is {factor:.4g} times the right value"

@@ -116,7 +116,7 @@ def grade(
         try:
             answers = _answers(source)
             for name, cell in _tests(source):
-                before = time.monotonic()
+                before, student.test = time.monotonic(), name
                 with drawn_from(numbers, zlib.crc32(name.encode())):
                     message = _outcome(_text(cell), student, answers, seed)
                 points = cell["metadata"]["nbgrader"]["points"]
@@ -151,6 +151,7 @@ class _Student:
         self.cells, self.folder, self.limits, self.graded = cells, folder, limits, graded
         self.sandbox: Sandbox | None = None
         self.left_out: set[int] = set()
+        self.test = ""
         self.begun, self.spent_before = time.monotonic(), 0.0
 
     def ask(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -165,6 +166,7 @@ class _Student:
             return self.sandbox.ask(question, self._seconds())
         except Stopped as error:
             self.close()
+            self.graded.remarks.append(f"the test '{self.test}' was stopped: {error}")
             raise StudentError(f"your code was stopped: {error}.") from None
 
     def close(self) -> None:
@@ -290,6 +292,8 @@ def _outcome(code: str, student: _Student, answers: Mapping[str, str], seed: int
         exec(compile(tree, "<test>", "exec"), names)
     except (Wrong, StudentError) as error:
         return str(error)
+    except NameError as error:
+        return f"there is no '{error.name}' yet: its cell has not been filled in, or failed."
     except NotPlain as error:
         raise UserError(f"a test hands {error} to a student's function: use a probe") from None
     except Exception as error:

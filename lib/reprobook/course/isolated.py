@@ -6,6 +6,7 @@ the formgrader keep student code and tests apart, too.
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ __all__ = [
     "autograde_steps",
     "feedback_steps",
 ]
+
+
+_WIDTH = 96  # characters of a line in feedback
 
 
 class IsolatedExecute(NbGraderPreprocessor):
@@ -104,7 +108,8 @@ def _root(config: Any) -> Path:
 def _outputs(graded: Graded, name: str | None) -> Any:
     if name in graded.tests:
         if message := graded.tests[name].message:
-            yield new_output("error", ename="Wrong", evalue=message, traceback=[message])
+            wrapped = textwrap.wrap(message, _WIDTH)
+            yield new_output("error", ename="Wrong", evalue=message, traceback=wrapped)
         return
     ran = graded.cells.get(name or "", {})
     if ran.get("text"):
