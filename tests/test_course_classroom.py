@@ -5,12 +5,14 @@ import io
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from reprobook import cli
@@ -244,6 +246,58 @@ def test_sixty_submissions_good_and_bad(released, capsys):
     assert classroom.feedback(released)
     assert "not a notebook" in (released / "feedback" / "noise" / "toys" / "toys.html").read_text()
     assert took < 240
+
+
+ONE_LOOP = "def total(x):\n    while True:\n        pass"
+
+
+def start_grading(course):
+    """Start the command on a good submission and an endless one.
+
+    Returns, once the good one is graded and the other one runs: the process, and those of the student's code.
+    """
+    good = solve(release_of(course), **answers())
+    hand_in(course, "ana", good)
+    hand_in(course, "loop", solve(good, total=ONE_LOOP))
+    words = ["course", "grade", course / "submitted", "--workers", "1", "--course", course]
+    command = [sys.executable, "-m", "reprobook.cli", *map(str, words)]
+    begun = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    for _ in range(1200):
+        family = begun.children(recursive=True)
+        if (course / "grading" / "toys" / "ana.json").exists() and len(family) == 2:
+            return begun, family
+        time.sleep(0.1)
+    raise AssertionError("nothing was graded")
+
+
+def test_an_interrupted_grading_keeps_what_is_finished_and_goes_on_later(released):
+    begun, family = start_grading(released)
+    before = (released / "grading" / "toys" / "ana.json").read_text()
+    asked = time.monotonic()
+    begun.send_signal(signal.SIGINT)
+    _, said = begun.communicate(timeout=60)
+    assert begun.returncode in (130, -signal.SIGINT), said.decode()[-3000:]  # to a shell both are 130
+    assert time.monotonic() - asked < 15
+    assert re.search(rb"interrupted; [01] of 2 are graded", said)
+    assert not psutil.wait_procs(family, timeout=5)[1]
+    assert not (released / "grading" / "toys" / "loop.json").exists(), "half a grading is none"
+    records = classroom.grade_all(released, [("toys", "ana"), ("toys", "loop")], limits=SHORT)
+    assert (released / "grading" / "toys" / "ana.json").read_text() == before
+    assert [r.graded.points for r in records] == [6, 3]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends orphans")
+def test_student_code_dies_with_a_grader_that_is_killed(released):
+    begun, family = start_grading(released)
+    begun.kill()
+    begun.communicate()
+    assert not psutil.wait_procs(family, timeout=10)[1], "student code outlives the grader"
+
+
+def test_a_broken_gradebook_is_told_in_one_line(released, capsys):
+    (released / "gradebook.db").write_bytes(b"this is no database" * 100)
+    assert reprobook("course", "export", "--course", released) == 1
+    assert "gradebook.db cannot be used: file is not a database" in capsys.readouterr().err
 
 
 def test_submissions_may_lie_anywhere(released, tmp_path):

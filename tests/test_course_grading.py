@@ -1,5 +1,6 @@
 """Foreign code is graded by what it computes, and cannot do more than lose its own points."""
 
+import importlib.machinery
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import yaml
 
 from reprobook.course.grader import grade, personal_seed
 from reprobook.course.plain import NotPlain, pack, unpack
-from reprobook.course.sandbox import Limits, Sandbox, Stopped
+from reprobook.course.sandbox import Limits, Sandbox, Stopped, _setting
 from reprobook.errors import UserError
 from toy_course import cell, solve, toy_notebook
 
@@ -123,6 +124,12 @@ def test_the_solution_cannot_be_read_or_imported(source, tmp_path):
         assert "yours: 0" in told(graded)["own-1"]
 
 
+def test_the_library_is_not_on_the_path_of_student_code(tmp_path):
+    """This holds where the system has no Landlock, too."""
+    assert importlib.machinery.PathFinder.find_spec("numpy", _setting(tmp_path, SHORT)["path"])
+    assert not importlib.machinery.PathFinder.find_spec("reprobook", _setting(tmp_path, SHORT)["path"])
+
+
 def test_edited_and_deleted_tests_are_the_teacher_s_again(source):
     edited = solve(light(source), total="def total(x):\n    return 0.0")
     edited["cells"] = [c for c in edited["cells"] if c["id"] != "own-1"]
@@ -172,7 +179,7 @@ def test_a_notebook_ends_when_its_time_is_used_up(source):
     slow = solve(light(source), total="import time\ndef total(x):\n    time.sleep(60)", own="own = 1")
     before = time.monotonic()
     graded = grade(light(source), slow, limits=Limits(question=30, total=3))
-    assert time.monotonic() - before < 10
+    assert time.monotonic() - before < 40, "and not the minute that it would sleep, twice"
     assert "used up" in told(graded)["own-1"]
 
 
@@ -279,6 +286,13 @@ def test_limits_that_make_no_sense_are_refused():
     for wrong in ({"question": 0}, {"total": -1}, {"memory": 1 << 20}):
         with pytest.raises(UserError, match="limit"):
             Limits(**wrong)
+
+
+def test_a_busy_process_is_stopped_by_the_time_it_computes_not_by_the_clock(tmp_path):
+    with Sandbox(tmp_path, SHORT) as sandbox:
+        with pytest.raises(Stopped):
+            sandbox.ask({"do": "run", "code": "while True: pass"}, 2)
+        assert 1.5 < sandbox.spent < 4.5, "by the clock it might have had six seconds"
 
 
 def test_a_stopped_process_is_gone(tmp_path):

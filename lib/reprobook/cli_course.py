@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reprobook.errors import UserError
+from reprobook.running import Interrupted
 from reprobook.tables import show
 
 if TYPE_CHECKING:
@@ -91,15 +92,15 @@ def grade(
     root = _root(course)
     limits = Limits(question=seconds, total=total, memory=int(memory * 2**30))
     found = classroom.find_submissions(root, submissions)
+    workers = os.cpu_count() or 1 if workers is None else workers
     with tqdm(total=len(found), desc="graded", unit="submission") as bar:
-        records = classroom.grade_all(
-            root,
-            found,
-            workers=os.cpu_count() or 1 if workers is None else workers,
-            limits=limits,
-            again=again,
-            notify=lambda record: bar.update(),
-        )
+        words = {"workers": workers, "limits": limits, "again": again, "notify": lambda record: bar.update()}
+        try:
+            records = classroom.grade_all(root, found, **words)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted; {bar.n} of {len(found)} are graded and stay so, the same command goes on", 130
+            ) from None
     show(("student", "assignment", "tests", "points", "remarks"), [_row(r) for r in records])
     _say_confinement([r.graded for r in records])
 

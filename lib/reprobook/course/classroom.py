@@ -20,10 +20,13 @@ import re
 import shutil
 import sysconfig
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import nbformat
@@ -159,8 +162,6 @@ def hand_out(root: Path, names: Sequence[str], roster: Sequence[Student]) -> Pat
     Returns:
         The folder of all copies.
     """
-    from nbgrader.api import Gradebook
-
     names = names or assignments(root)
     seeds = personal_seeds(root)
     for name in names:
@@ -172,7 +173,7 @@ def hand_out(root: Path, names: Sequence[str], roster: Sequence[Student]) -> Pat
     writer.writerow(("assignment", "student", "seed"))
     writer.writerows((a, s, n) for (a, s), n in sorted(seeds.items()))
     write_files({root / "personal.csv": table.getvalue()})
-    with Gradebook(_coursedir(root).db_url, "") as gradebook:
+    with _gradebook(root) as gradebook:
         for s in roster:
             gradebook.update_or_create_student(
                 s.id, first_name=s.first_name, last_name=s.last_name, email=s.email
@@ -280,28 +281,30 @@ def grade_all(
     Returns:
         The records, in the order of the submissions.
     """
-    from nbgrader.api import Gradebook, MissingEntry
+    from nbgrader.api import MissingEntry
     from nbgrader.converters import Autograde
 
     if workers < 1:
         raise UserError("at least one worker is needed")
     check_writable(root / "grading")
-    with Gradebook(_coursedir(root).db_url, "") as gradebook:
+    with _gradebook(root) as gradebook:
         for name in sorted({a for a, _ in submissions}):
             try:
                 gradebook.find_assignment(name)
             except MissingEntry:
                 raise UserError(f"{name} has not been released: reprobook course release {name}") from None
     records: dict[tuple[str, str], Record] = {}
-    pool = ThreadPoolExecutor(workers)
+    pool, cancelled = ThreadPoolExecutor(workers), Event()
+    words = {"again": again, "cancelled": cancelled}
     try:
-        tasks = {pool.submit(grade_submission, root, *s, limits, again=again): s for s in submissions}
+        tasks = {pool.submit(grade_submission, root, *s, limits, **words): s for s in submissions}
         for task in as_completed(tasks):
             record = records[tasks[task]] = task.result()
             if not record.problem:
                 _convert(root, Autograde, record.assignment, record.student)
             notify(record)
-    finally:
+    finally:  # also on Ctrl-C: what is finished stays, what is under way leaves nothing
+        cancelled.set()
         pool.shutdown(wait=True, cancel_futures=True)
     return [records[s] for s in submissions]
 
@@ -330,11 +333,11 @@ def feedback(root: Path) -> list[Path]:
 
 def marks(root: Path) -> list[Mark]:
     """Return the marks of all students for all released assignments, 0 for those who handed in nothing."""
-    from nbgrader.api import Gradebook, MissingEntry
+    from nbgrader.api import MissingEntry
 
     records = {(r.assignment, r.student): r for r in _records(root)}
     found = []
-    with Gradebook(_coursedir(root).db_url, "") as gradebook:
+    with _gradebook(root) as gradebook:
         students = sorted({s.id for s in gradebook.students} | {s for _, s in records})
         for assignment in sorted(gradebook.assignments, key=lambda a: a.name):
             for student in students:
@@ -432,6 +435,22 @@ def _coursedir(root: Path, **names: str) -> Any:
     return CourseDirectory(config=_config(root), **names)
 
 
+@contextmanager
+def _gradebook(root: Path) -> Iterator[Any]:
+    """Open the gradebook of a course."""
+    from nbgrader.api import Gradebook
+    from sqlalchemy.exc import DatabaseError
+
+    try:
+        with Gradebook(_coursedir(root).db_url, "") as gradebook:
+            yield gradebook
+    except DatabaseError as error:
+        raise UserError(
+            f"the gradebook {root / 'gradebook.db'} cannot be used: {error.orig}; "
+            "bring back a copy, or move it away, release again and grade again"
+        ) from None
+
+
 def _convert(root: Path, converter: Any, assignment: str, student: str) -> None:
     """Run one of nbgrader's converters on one assignment of one student ("." for a release)."""
     from nbgrader.utils import capture_log
@@ -440,7 +459,11 @@ def _convert(root: Path, converter: Any, assignment: str, student: str) -> None:
     job = converter(coursedir=coursedir, config=_config(root))
     job.force = True
     job.log.setLevel(logging.WARNING)
-    result = capture_log(job)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nbgrader's use of its database makes many, for nobody to mend here
+        result = capture_log(job)
+    if "KeyboardInterrupt" in str(result.get("error")):  # nbgrader keeps it to itself
+        raise KeyboardInterrupt
     if not result["success"]:
         lines = [line.strip() for line in str(result["log"]).splitlines()]
         reasons = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ import torch
 
 from reprobook.course.checks import Wrong, drawn_from
 from reprobook.course.plain import NotPlain, pack, unpack
-from reprobook.course.sandbox import BY_THE_CLOCK, Confinement, Limits, Sandbox, Stopped
+from reprobook.course.sandbox import BY_THE_CLOCK, Cancelled, Confinement, Limits, Sandbox, Stopped
 from reprobook.errors import UserError
 
 __all__ = ["Outcome", "Graded", "grade", "personal_seed", "with_seed", "PERSONAL", "NOT_GRADED"]
@@ -91,6 +92,7 @@ def grade(
     seed: int = 0,
     numbers: int | None = None,
     limits: Limits | None = None,
+    cancelled: Event | None = None,
 ) -> Graded:
     """Grade one notebook against the teacher's.
 
@@ -101,18 +103,19 @@ def grade(
         seed: the student's own number.
         numbers: the number of an earlier grading, to repeat its fresh numbers; at least 0.
         limits: what the student's code may use.
+        cancelled: set by somebody who wants to end all gradings.
 
     Raises:
         UserError: if no process can be started for the student's code.
+        Cancelled: if the grading was called off.
     """
     started = time.monotonic()
     numbers = secrets.randbits(32) if numbers is None else numbers
     graded = Graded(numbers=numbers, remarks=_changes(source, submission))
     with tempfile.TemporaryDirectory(prefix="course-", ignore_cleanup_errors=True) as folder:
         _copy_data(data, Path(folder).resolve())
-        student = _Student(
-            list(_runnable(source, submission, seed)), Path(folder).resolve(), limits or Limits(), graded
-        )
+        cells = list(_runnable(source, submission, seed))
+        student = _Student(cells, Path(folder).resolve(), limits or Limits(), graded, cancelled)
         try:
             answers = _answers(source)
             for name, cell in _tests(source):
@@ -147,8 +150,16 @@ class StudentError(Exception):
 class _Student:
     """The student's process, started again where it had to be stopped."""
 
-    def __init__(self, cells: list[tuple[str, str]], folder: Path, limits: Limits, graded: Graded) -> None:
-        self.cells, self.folder, self.limits, self.graded = cells, folder, limits, graded
+    def __init__(
+        self,
+        cells: list[tuple[str, str]],
+        folder: Path,
+        limits: Limits,
+        graded: Graded,
+        cancelled: Event | None,
+    ) -> None:
+        self.cells, self.folder, self.limits = cells, folder, limits
+        self.graded, self.cancelled = graded, cancelled
         self.sandbox: Sandbox | None = None
         self.left_out: set[int] = set()
         self.test = ""
@@ -189,7 +200,7 @@ class _Student:
         """Start a process and run the student's cells in it, without those that stopped an earlier one."""
         while self.sandbox is None:
             self._seconds()
-            self.sandbox = Sandbox(self.folder, self.limits)
+            self.sandbox = Sandbox(self.folder, self.limits, self.cancelled)
             self.graded.confinement = self.sandbox.confinement
             for i, (name, code) in enumerate(self.cells):
                 if i in self.left_out:
@@ -292,6 +303,8 @@ def _outcome(code: str, student: _Student, answers: Mapping[str, str], seed: int
         exec(compile(tree, "<test>", "exec"), names)
     except (Wrong, StudentError) as error:
         return str(error)
+    except Cancelled:
+        raise
     except NameError as error:
         return f"there is no '{error.name}' yet: its cell has not been filled in, or failed."
     except NotPlain as error:

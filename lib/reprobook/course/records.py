@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import nbformat
@@ -57,7 +58,13 @@ class Record:
 
 
 def grade_submission(
-    root: Path, assignment: str, student: str, limits: Limits | None = None, *, again: bool = False
+    root: Path,
+    assignment: str,
+    student: str,
+    limits: Limits | None = None,
+    *,
+    again: bool = False,
+    cancelled: Event | None = None,
 ) -> Record:
     """Grade one submission of a course, or return its record if neither it nor the assignment has changed.
 
@@ -66,8 +73,10 @@ def grade_submission(
         assignment, student: whose and which; the notebook lies where :func:`submitted_notebook` says.
         limits: what the student's code may use.
         again: whether to grade it even so.
+        cancelled: set by somebody who wants to end all gradings.
 
     Raises:
+        Cancelled: if the grading was called off; no record is written.
         UserError: if there is no such assignment, or the record cannot be written.
     """
     source = source_notebook(root, assignment)
@@ -83,7 +92,8 @@ def grade_submission(
     except UserError as error:
         problem = str(error)
     else:
-        graded = grade(read_notebook(source), submission, data=source.parent, seed=seed, limits=limits)
+        words = {"data": source.parent, "seed": seed, "limits": limits, "cancelled": cancelled}
+        graded = grade(read_notebook(source), submission, **words)
     record = Record(student, assignment, seed, graded, problem, key)
     path = _record_path(root, assignment, student)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,13 +19,14 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import psutil
 
 from reprobook.errors import UserError
 
-__all__ = ["Limits", "Confinement", "Sandbox", "Stopped", "BY_THE_CLOCK"]
+__all__ = ["Limits", "Confinement", "Sandbox", "Stopped", "Cancelled", "BY_THE_CLOCK"]
 
 _HERE = Path(__file__).parent
 _START_SECONDS = 60
@@ -88,19 +89,24 @@ class Stopped(Exception):
     """The process was stopped, or ended by itself; the message says why, for the student to read."""
 
 
+class Cancelled(Exception):
+    """The grading itself was called off, which is no fault of the student."""
+
+
 class Sandbox:
     """One process for one student's code.
 
     Args:
         folder: its working folder, the only one it may write to; with the data of the assignment.
         limits: what it may use.
+        cancelled: set by somebody who wants to end all gradings.
 
     Raises:
         UserError: if it does not start, which is no fault of the student.
     """
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
-        self.limits = limits
+    def __init__(self, folder: Path, limits: Limits, cancelled: Event | None = None) -> None:
+        self.limits, self._cancelled = limits, cancelled or Event()
         self._pending, self._spent = b"", 0.0
         command = [sys.executable, "-I", "-S", str(_HERE / "student_process.py")]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
@@ -132,6 +138,7 @@ class Sandbox:
 
         Raises:
             Stopped: if the process takes longer, ends, or says what is no answer; it is gone then.
+            Cancelled: if the grading was called off.
         """
         return self._exchange(question, seconds)
 
@@ -188,6 +195,9 @@ class Sandbox:
                 size += len(parts[-1])
                 if not parts[-1]:
                     raise EOFError
+            if self._cancelled.is_set():
+                self.close()
+                raise Cancelled
             if self.spent - spent > seconds or time.monotonic() - begun > BY_THE_CLOCK * seconds:
                 raise TimeoutError
         line, _, self._pending = b"".join(parts).partition(b"\n")

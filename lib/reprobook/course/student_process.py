@@ -39,6 +39,7 @@ def give_up_company() -> bool:
             return False
     except (OSError, AttributeError):
         return False
+    libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     if child := os.fork():
         os.close(0)
         os.close(1)
