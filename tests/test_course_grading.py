@@ -15,7 +15,9 @@ import pytest
 import torch
 import yaml
 
-from reprobook.course.grader import grade, personal_seed
+from reprobook.course import Wrong, unchanged
+from reprobook.course.checks import drawn_from
+from reprobook.course.grader import _note_changes, grade, personal_seed
 from reprobook.course.plain import NotPlain, pack, unpack
 from reprobook.course.sandbox import Limits, Sandbox, Stopped, _setting
 from reprobook.errors import UserError
@@ -59,6 +61,19 @@ def test_a_wrong_answer_costs_the_points_of_its_own_tests_only(source):
 def test_a_change_in_place_is_seen_across_the_processes(source):
     code = "def total(x):\n    s = float(sum(x))\n    x[0] = 0\n    return s"
     assert "argument x in place" in told(grade(light(source), solve(light(source), total=code)))["total-1"]
+
+
+def test_a_change_is_noted_wherever_the_value_stands_and_our_own_value_stays(source):
+    x, y, z = np.ones(2), torch.ones(2), np.ones(2)
+    packed, left = pack([x, {"y": y}, (z,)]), pack([0 * x, {"y": y + 1}, (z,)])
+    with drawn_from(0):
+        _note_changes([x, {"y": y}, (z,)], packed, left)
+        for value, name in ((x, "x"), (y, "y")):
+            assert bool((value == 1).all())
+            with pytest.raises(Wrong, match=f"argument {name} in place"):
+                unchanged(value, value, name)
+        unchanged(z, z, "z")
+    unchanged(x, x, "x")
 
 
 def test_the_student_s_own_seed_is_the_teacher_s_to_say(source):

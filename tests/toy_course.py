@@ -17,7 +17,7 @@ same(total([1.0, 2.0]), 3.0, "the total of 1 and 2")
 ### BEGIN HIDDEN TESTS
 x = fresh().normal(size=5)
 before = x.copy()
-same(total(x), before.sum(), "the total of five numbers")
+same(total(x), x.sum(), "the total of five numbers")
 unchanged(x, before, "x")
 ### END HIDDEN TESTS
 """

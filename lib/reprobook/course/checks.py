@@ -20,9 +20,10 @@ import torch
 
 from reprobook.errors import UserError
 
-__all__ = ["Wrong", "fresh", "drawn_from", "same", "unchanged", "probe"]
+__all__ = ["Wrong", "fresh", "drawn_from", "note_change", "same", "unchanged", "probe"]
 
 _SOURCE: ContextVar[np.random.SeedSequence | None] = ContextVar("source", default=None)
+_CHANGED: ContextVar[list[Any]] = ContextVar("changed", default=[])  # noqa: B039 - used inside drawn_from only
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _NUMBERS = (bool, int, float, complex)
 _KINDS = {"b": "True or False", "f": "real numbers", "c": "complex numbers"}
@@ -43,14 +44,22 @@ def fresh() -> np.random.Generator:
 def drawn_from(*seed: int) -> Iterator[None]:
     """Let :func:`fresh` repeat itself: the same generators in the same order for the same numbers.
 
+    Within it, what :func:`note_change` has noted is remembered.
+
     Args:
         seed: whole numbers, not negative.
     """
-    token = _SOURCE.set(np.random.SeedSequence(seed))
+    tokens = _SOURCE.set(np.random.SeedSequence(seed)), _CHANGED.set([])
     try:
         yield
     finally:
-        _SOURCE.reset(token)
+        _SOURCE.reset(tokens[0])
+        _CHANGED.reset(tokens[1])
+
+
+def note_change(value: Any) -> None:
+    """Remember that a function has changed its copy of this very value, for :func:`unchanged` to say."""
+    _CHANGED.get().append(value)
 
 
 def probe(function: _Function) -> _Function:
@@ -96,7 +105,8 @@ def unchanged(now: Any, before: Any, what: str) -> None:
     Raises:
         Wrong: if the two differ.
     """
-    if not np.array_equal(_array(now), _array(before), equal_nan=True):
+    noted = any(now is changed for changed in _CHANGED.get())
+    if noted or not np.array_equal(_array(now), _array(before), equal_nan=True):
         raise Wrong(f"your function changes its argument {what} in place: work on a copy.")
 
 

@@ -20,10 +20,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import numpy as np
-import torch
-
-from reprobook.course.checks import Wrong, drawn_from
+from reprobook.course.checks import Wrong, drawn_from, note_change
 from reprobook.course.plain import NotPlain, pack, unpack
 from reprobook.course.sandbox import BY_THE_CLOCK, Cancelled, Confinement, Limits, Sandbox, Stopped
 from reprobook.errors import UserError
@@ -254,9 +251,8 @@ class _Function:
         packed = {"args": [pack(a) for a in args], "kwargs": {k: pack(v) for k, v in kwargs.items()}}
         reply = self.student.ask(self.question | packed)
         value = _value(reply)
-        for ours, before, now in zip(args, packed["args"], reply.get("args", []), strict=False):
-            if now != before:
-                _carry_back(ours, unpack(now))
+        for kind, ours in (("args", args), ("kwargs", kwargs)):
+            _note_changes(ours, packed[kind], reply.get(kind, packed[kind]))
         return value
 
 
@@ -269,17 +265,24 @@ def _value(reply: Mapping[str, Any]) -> Any:
         raise StudentError("your code writes into the channel to the grader.") from None
 
 
-def _carry_back(ours: Any, now: Any) -> None:
-    """Change our argument as the student's function changed its copy."""
-    if isinstance(ours, torch.Tensor) and isinstance(now, torch.Tensor) and ours.shape == now.shape:
-        ours.detach().copy_(now)
-    elif isinstance(ours, np.ndarray) and isinstance(now, np.ndarray) and ours.shape == now.shape:
-        ours[...] = now
-    elif isinstance(ours, list) and isinstance(now, list):
-        ours[:] = now
+def _note_changes(ours: Any, before: Any, now: Any) -> None:
+    """Tell ``unchanged`` which of our values a student's function has changed in its copies.
+
+    Ours stay as they are: a test that computes the right answer after the call must not use what the
+    student's code has made of the question.
+    """
+    if now == before:
+        return
+    if isinstance(ours, tuple | list) and isinstance(now, list | dict):
+        before, now = (next(iter(p.values())) if isinstance(p, dict) else p for p in (before, now))
+        if len(before) == len(now):
+            for triple in zip(ours, before, now, strict=True):
+                _note_changes(*triple)
     elif isinstance(ours, dict) and isinstance(now, dict):
-        ours.clear()
-        ours.update(now)
+        before, now = (dict(p["dict"]) if list(p) == ["dict"] else p for p in (before, now))
+        for key in ours:
+            _note_changes(ours[key], before.get(key), now.get(key))
+    note_change(ours)
 
 
 def _told(error: Mapping[str, Any]) -> str:

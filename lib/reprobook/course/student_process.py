@@ -175,7 +175,9 @@ class _Student:
         args = [self.plain.unpack(a) for a in question["args"]]
         kwargs = {k: self.plain.unpack(v) for k, v in question["kwargs"].items()}
         value = function(*args, **kwargs)
-        return {"value": self.plain.pack(value), "args": [self.plain.pack(a) for a in args]}
+        pack = self.plain.pack
+        left = {"args": [pack(a) for a in args], "kwargs": {k: pack(v) for k, v in kwargs.items()}}
+        return {"value": pack(value)} | left
 
     def _probe(self, question: dict) -> object:
         """Define a test's helper among the student's names; what it imports is not theirs to change."""
