@@ -35,11 +35,12 @@ def give_up_company() -> bool:
     """
     try:
         libc = ctypes.CDLL(None, use_errno=True)
-        if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWPID) != 0:
-            return False
+        alone = libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWPID) == 0
+        libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     except (OSError, AttributeError):
         return False
-    libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if not alone:
+        return False
     if child := os.fork():
         os.close(0)
         os.close(1)
