@@ -40,7 +40,7 @@ def test_help_names_every_command(capsys, words):
     assert main(words) == 0
     out = capsys.readouterr().out
     commands = re.findall(r"^  (\w+) {2,}[A-Z]", out.partition("Commands:")[2], re.MULTILINE)
-    assert commands == ["list", "run", "parameters", "claims", "refresh", "data"]
+    assert commands == ["list", "run", "parameters", "claims", "refresh", "data", "course"]
     assert "..." not in out.partition("Commands:")[2]
 
 
