@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reprobook.errors import UserError
-from reprobook.running import Interrupted
 from reprobook.tables import show
 
 if TYPE_CHECKING:
@@ -88,6 +87,7 @@ def grade(
 
     from reprobook.course import classroom
     from reprobook.course.sandbox import Limits
+    from reprobook.running import Interrupted
 
     root = _root(course)
     limits = Limits(question=seconds, total=total, memory=int(memory * 2**30))
