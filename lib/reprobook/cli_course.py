@@ -133,7 +133,8 @@ def export(
     if not to.absolute().parent.is_dir():
         raise UserError(f"cannot write {to}: there is no folder {to.parent}")
     write_files({to.absolute(): classroom.marks_table(found)})
-    print(f"{len({m.student for m in found})} students in {to}")
+    num = len({m.student for m in found})
+    print(f"{num} student{'s' * (num != 1)} in {to}")
 
 
 @app.command()
