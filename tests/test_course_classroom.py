@@ -77,7 +77,7 @@ def test_a_release_holds_the_tasks_and_the_data_but_no_solution_and_no_hidden_te
 
 def test_each_student_of_a_roster_gets_a_number_of_their_own_and_is_graded_by_it(released, tmp_path):
     roster = tmp_path / "roster.csv"
-    roster.write_text("id,first_name,seed\nana,Ana,\nben,Ben,41\n")
+    roster.write_text("id,first_name,seed\nana,Ana,\nben,Ben,41\ncem,Cem,\n")
     students = classroom.read_roster(roster)
     classroom.hand_out(released, [], students)
     seeds = {}
@@ -89,6 +89,7 @@ def test_each_student_of_a_roster_gets_a_number_of_their_own_and_is_graded_by_it
         hand_in(released, student, solve(notebook, own=f"own = {7 * 41 + 1}"))
     assert seeds["ben"] == 41
     assert seeds["ana"] not in (0, 41)
+    assert classroom.personal_seeds(released)["toys", "cem"] != seeds["ana"]
     records = classroom.grade_all(released, [("toys", "ana"), ("toys", "ben")], limits=SHORT)
     assert [r.graded.tests["own-1"].passed for r in records] == [False, True], "copied from ben"
     classroom.hand_out(released, [], classroom.read_roster(roster))
@@ -173,6 +174,16 @@ def test_what_is_graded_stays_graded_until_something_changes(released):
     source = released / "source" / "toys" / "toys.ipynb"
     source.write_text(source.read_text().replace("total([1.0, 2.0]), 3.0", "total([1.0, 2.0]), 4.0"))
     assert grade_submission(released, "toys", "ana", SHORT).graded.points == 3
+
+
+def test_a_broken_file_handed_in_later_counts_and_is_told(released):
+    path = hand_in(released, "ana", solve(release_of(released), **answers()))
+    classroom.grade_all(released, [("toys", "ana")], limits=SHORT)
+    assert points(released) == 6
+    path.write_text("this is not a notebook")
+    classroom.grade_all(released, [("toys", "ana")], limits=SHORT)
+    (mark,) = classroom.marks(released)
+    assert (mark.points, mark.remark) == (0, "toys.ipynb is not a notebook")
 
 
 def test_half_a_record_is_no_record(released):
