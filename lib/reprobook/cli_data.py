@@ -21,7 +21,7 @@ app = typer.Typer(help="List, fetch and check data sets.")
 @app.callback(invoke_without_command=True)
 def start(context: typer.Context) -> None:
     """List, fetch and check data sets."""
-    import reprobook.data.cifar10  # noqa: F401 - enters itself into the catalogue
+    from reprobook.data import cifar10, cifar100  # noqa: F401 - they enter themselves into the catalogue
 
     if context.invoked_subcommand is None:
         print(context.get_help())

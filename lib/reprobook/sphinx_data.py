@@ -9,7 +9,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from reprobook import __version__
-from reprobook.data import catalogue, cifar10
+from reprobook.data import catalogue, cifar10, cifar100
 from reprobook.data.catalogue import CATALOGUE, DataSet
 
 __all__ = ["setup", "DataSets"]
@@ -19,7 +19,7 @@ class DataSets(SphinxDirective):
     """``{data-sets}``: a section a set, with what it holds, its terms, its size and its addresses."""
 
     def run(self) -> list[nodes.Node]:
-        for module in (catalogue, cifar10):
+        for module in (catalogue, cifar10, cifar100):
             self.env.note_dependency(module.__file__)
         return [_section(entry) for entry in CATALOGUE.values()]
 

@@ -421,29 +421,56 @@ def test_images_are_centred_and_have_two_thirds_of_a_deviation():
     assert held_out.std().item() == pytest.approx(1 / 1.5, rel=0.02)
 
 
+def toy_cifar10(rows):
+    return {f"cifar-10-batches-bin/data_batch_{i + 1}.bin": rows[2 * i : 2 * i + 2, 1:] for i in range(5)} | {
+        "cifar-10-batches-bin/test_batch.bin": rows[10:, 1:]
+    }
+
+
+def toy_cifar100(rows):
+    return {"cifar-100-binary/train.bin": rows[:10], "cifar-100-binary/test.bin": rows[10:]}
+
+
 @pytest.fixture
-def toy_cifar(tmp_path, monkeypatch):
-    """Two images of random pixels in each of CIFAR-10's batches, in its binary layout."""
-    path = tmp_path / "cifar10" / "cifar-10-binary.tar.gz"
-    path.parent.mkdir()
-    rows = np.random.default_rng(0).integers(0, 256, (6, 2, 3073), dtype=np.uint8)
-    rows[:, :, 0] %= 10
-    with tarfile.open(path, "w:gz") as archive:
-        for i, name in enumerate([*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]):
-            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
-            member.size = rows[i].size
-            archive.addfile(member, io.BytesIO(rows[i].tobytes()))
-    content = path.read_bytes()
-    file = File(f"cifar10/{path.name}", len(content), hashlib.sha256(content).hexdigest())
-    words = dict.fromkeys(("title", "shape", "purpose", "licence", "citation"), "toy")
-    monkeypatch.setitem(CATALOGUE, "cifar10", DataSet("cifar10", **words, editions=((file,),)))
+def toy_photographs(tmp_path, monkeypatch):
+    """Ten training images of random pixels and two others, in the published layout of each set."""
+    rows = np.random.default_rng(0).integers(0, 256, (12, 3074), dtype=np.uint8)
+    rows[:, :2] %= 10
+    for name, members in (("cifar10", toy_cifar10), ("cifar100", toy_cifar100)):
+        path = tmp_path / name / f"{name.replace('cifar', 'cifar-')}-binary.tar.gz"
+        path.parent.mkdir()
+        with tarfile.open(path, "w:gz") as archive:
+            for member, content in members(rows).items():
+                entry = tarfile.TarInfo(member)
+                entry.size = content.size
+                archive.addfile(entry, io.BytesIO(content.tobytes()))
+        content = path.read_bytes()
+        file = File(f"{name}/{path.name}", len(content), hashlib.sha256(content).hexdigest())
+        words = dict.fromkeys(("title", "shape", "purpose", "licence", "citation"), "toy")
+        monkeypatch.setitem(CATALOGUE, name, DataSet(name, **words, editions=((file,),)))
+    (tmp_path / "imagenet32").mkdir()
+    parts = {f"train_data_batch_{i + 1}": rows[i : i + 1] for i in range(10)} | {"val_data": rows[10:]}
+    for name, part in parts.items():
+        labels = part[:, 1].astype(np.int64) + 1
+        np.savez(tmp_path / "imagenet32" / f"{name}.npz", data=part[:, 2:], labels=labels)
     monkeypatch.setenv("REPROBOOK_DATA", str(tmp_path))
+    return rows
 
 
-def test_the_papers_network_takes_steps_on_cifar10_with_its_settings(toy_cifar):
-    images, labels, held_out, theirs = load_normalised("cifar10")
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenet32"])
+def test_photographs_come_in_order_with_the_labels_that_count(toy_photographs, name):
+    images, labels, held_out, theirs = load_normalised(name)
+    assert torch.cat([labels, theirs]).tolist() == toy_photographs[:, 1].tolist()
+    pixels = torch.from_numpy(toy_photographs[:, 2:].reshape(12, 3, 32, 32)).float()
+    shift = pixels[:10].mean((0, 2, 3), keepdim=True)
+    width = 1.5 * pixels[:10].std((0, 2, 3), keepdim=True)
+    assert_close(torch.cat([images, held_out]), (pixels - shift) / width)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenet32"])
+def test_the_papers_network_takes_steps_on_photographs_with_its_settings(toy_photographs, name):
+    images, labels, held_out, theirs = load_normalised(name)
     assert images.shape == (10, 3, 32, 32)
-    assert_close(images.std((0, 2, 3)), torch.full((3,), 1 / 1.5), rtol=1e-4, atol=0)
     channels, paddings = (3, 4, 8, 16, 16), (1, 1, 1, 0)  # the paper's are 32 times as many
     weights = initial_kernels(channels, 16, 10, [90.0, 90.0], [0, 0])
     net = Convolutional({k: w.float() for k, w in weights.items()}, paddings)

@@ -21,6 +21,8 @@ from torch.nn import functional as F
 
 from reprobook.data.builtin import handwritten_digits
 from reprobook.data.cifar10 import load_cifar10
+from reprobook.data.cifar100 import load_cifar100
+from reprobook.data.imagenet32 import load_imagenet32
 from reprobook.papers.equilibrium_propagation.convolutional import Convolutional, Linearised, Weights
 from reprobook.papers.equilibrium_propagation.errors import gradients
 from reprobook.papers.equilibrium_propagation.homeostasis import penalty_estimate
@@ -263,13 +265,17 @@ def wrong_share(
     return wrong / len(images)
 
 
+_PHOTOGRAPHS = {"cifar10": load_cifar10, "cifar100": load_cifar100, "imagenet32": load_imagenet32}
+
+
 def load_normalised(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return training images and labels and held-out ones, channels centred and divided by 1.5 deviations.
 
     The factor makes the inputs fit the activation (Table 2's networks).
 
     Args:
-        name: ``digits``, every sixth of scikit-learn's held out, or ``cifar10`` with its published split.
+        name: ``digits``, every sixth of scikit-learn's held out, or ``cifar10``, ``cifar100`` or
+            ``imagenet32`` with their published splits.
 
     Returns:
         Images ``(n, C, H, W)`` in single precision, labels ``(n,)``, and the same held out.
@@ -280,7 +286,7 @@ def load_normalised(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         pixels, labels = torch.from_numpy(both.images).float(), torch.from_numpy(both.labels)
         parts = [pixels[~out], labels[~out], pixels[out], labels[out]]
     else:
-        sets = [load_cifar10(split) for split in ("train", "test")]
+        sets = [_PHOTOGRAPHS[name](split) for split in ("train", "test")]
         parts = [torch.from_numpy(a) for s in sets for a in (s.images.astype("float32"), s.labels)]
     centre = parts[0].mean((0, 2, 3), keepdim=True)
     width = 1.5 * parts[0].std((0, 2, 3), keepdim=True)
