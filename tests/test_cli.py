@@ -40,7 +40,7 @@ def test_help_names_every_command(capsys, words):
     assert main(words) == 0
     out = capsys.readouterr().out
     commands = re.findall(r"^  (\w+) {2,}[A-Z]", out.partition("Commands:")[2], re.MULTILINE)
-    assert commands == ["list", "run", "parameters", "claims", "refresh", "data", "course"]
+    assert commands == ["list", "run", "parameters", "claims", "refresh", "sweep", "report", "data", "course"]
     assert "..." not in out.partition("Commands:")[2]
 
 
@@ -272,7 +272,7 @@ def test_parameters_are_explained_with_their_values_at_a_tier(book, capsys, word
 def test_run_prints_the_verdicts_and_where_the_files_are(book, reprobook):
     done = reprobook("run", "toy", "--tier", "smoke", "-p", "seed", "3", "-p", "num_seeds=6")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "toy (smoke; seed = 3, num_seeds = 6): started\n"
+    assert done.stderr.splitlines()[0] == "toy (smoke; seed = 3, num_seeds = 6): started"
     assert "\x1b" not in done.stdout
     table, _, rest = done.stdout.partition("\n\n")
     assert [row[:2] for row in lines(table)[1:]] == [

@@ -193,10 +193,10 @@ def test_the_scoreboard_has_a_row_for_every_claim_and_totals_on_top(built):
     ]
     assert rows[1][1].startswith("✗ not reproduced n=50 · ")
     assert (
-        rows[1][2].startswith("✗ not reproduced paper-old · n=50 · ")
-        and "✗ not reproduced paper · n=50" in rows[1][2]
+        rows[1][3].startswith("✗ not reproduced paper-old · n=50 · ")
+        and "✗ not reproduced paper · n=50" in rows[1][3]
     )
-    assert rows[2][1].startswith("– not attempted untested · ") and rows[2][2] == "none"
+    assert rows[2][1].startswith("– not attempted untested · ") and rows[2][2:] == ["none", "none"]
 
 
 def test_the_scoreboard_links_each_tier_to_its_own_row(built):
@@ -311,7 +311,7 @@ def test_what_only_a_recorded_run_tests_has_that_runs_verdict_and_says_so(built_
     row = board.select("tbody tr")[-1]
     assert "rb-reproduced" in row["class"]
     assert [text_of(cell) for cell in row.find_all("td")][1] == "tested only at paper-many, paper"
-    assert text_of(row.find_all("td")[2]).startswith("✓ reproduced paper-many · n=300 · ")
+    assert text_of(row.find_all("td")[3]).startswith("✓ reproduced paper-many · n=300 · ")
     assert [a["href"] for a in row.find_all("a")] == [f"../../{SECOND}.html#{ONLY_RECORDED}"]
 
 

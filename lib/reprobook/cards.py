@@ -6,14 +6,17 @@ address that works from the page being written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from html import escape
 
-from reprobook.claims import Claim, Result, Verdict, claims_html, count_verdicts
+from reprobook.claims import Claim, Criterion, Result, Verdict, claims_html, count_verdicts
 from reprobook.jobs import LAPTOP
 from reprobook.overview import ChapterOverview, Shown, ShownRun
 from reprobook.records import Record
+from reprobook.stats import Estimate
+from reprobook.sweeps.recorded import RecordedSweep
 
 __all__ = [
     "Link",
@@ -21,6 +24,7 @@ __all__ = [
     "chapter_card",
     "scoreboard",
     "recorded_run",
+    "recorded_sweep",
     "legend",
     "tally",
     "bar",
@@ -178,6 +182,7 @@ def verdict_box(chapter: ChapterOverview, document: str, link: Link) -> tuple[st
         body = (
             f"<p class='rb-eyebrow'>What became of {claims}</p>{bar(results)}{said}"
             f"{_from_recorded(shown, lambda name: link(document, f'run-{name}'))}"
+            f"{_over_seeds(chapter.sweeps_of(document), lambda s: link(document, f'seeds-{s.tier}'))}"
             f"{_notices(run.record, run.stale)}{_run_facts(run.record)}"
         )
     again = "Run it again" if run else "Run it"
@@ -208,6 +213,17 @@ def _from_recorded(shown: Iterable[Shown], href: Callable[[str], str] | None = N
     verdicts = "1 of these verdicts is" if len(runs) == 1 else f"{len(runs)} of these verdicts are"
     word = "run" if len(named) == 1 else "runs"
     return f"<p class='rb-small'>{verdicts} of the recorded {word} {', '.join(named.values())}</p>"
+
+
+def _over_seeds(sweeps: Iterable[RecordedSweep], href: Callable[[RecordedSweep], str]) -> str:
+    """Return a line a recorded sweep: how many claims have which verdict over its seeds."""
+    lines = []
+    for sweep in sweeps:
+        counts = count_verdicts(sweep.results.values())
+        words = ", ".join(f"{n} {v.sign} {v.value}" for v, n in counts.items() if n)
+        named = f"<a href='{href(sweep)}'>Over {sweep.num_seeds} seeds</a>"
+        lines.append(f"<p class='rb-small'>{named}: {words}{' (stale)' if sweep.stale else ''}</p>")
+    return "".join(lines)
 
 
 # --------------------------------------------------------------------------- the cover
@@ -267,7 +283,9 @@ def _choice(css: str, words: str, count: int, chosen: bool = False) -> str:
 
 def _board(chapter: ChapterOverview, number: int, link: Link) -> str:
     rows = "".join(_board_row(chapter, result, link) for result in chapter.results)
-    heads = "".join(f"<th scope='col'>{h}</th>" for h in ("Claim", "Laptop tier", "Recorded runs"))
+    heads = "".join(
+        f"<th scope='col'>{h}</th>" for h in ("Claim", "Laptop tier", "Over seeds", "Recorded runs")
+    )
     title = f"<a href='{link(chapter.documents[0], '')}'>{number}. {escape(chapter.title)}</a>"
     label = f"Claims of {escape(chapter.title)}"
     return (
@@ -291,10 +309,17 @@ def _board_row(chapter: ChapterOverview, result: Result, link: Link) -> str:
         for run in chapter.recorded
         if claim.id in run.results and run.results[claim.id].parts
     ]
+    seeds = [
+        _swept_score(sweep, claim.id, link(page, f"seeds-{sweep.tier}-claim-{claim.id}"))
+        for sweep in chapter.sweeps_of(page)
+        if claim.id in sweep.results
+    ]
+    none = "<span class='rb-note'>none</span>"
     cells = (
         ("Claim", f"<p>{escape(claim.statement)}</p><p class='rb-note'>{escape(claim.where)}</p>"),
         ("Laptop tier", laptop),
-        ("Recorded runs", "".join(recorded) or "<span class='rb-note'>none</span>"),
+        ("Over seeds", "".join(seeds) or none),
+        ("Recorded runs", "".join(recorded) or none),
     )
     tds = "".join(f"<td data-label='{label}'>{content}</td>" for label, content in cells)
     return f"<tr class='rb-row {result.verdict.css}'>{tds}</tr>"
@@ -309,6 +334,17 @@ def _score(result: Result, run: ShownRun | None, href: str, tier: str = "") -> s
     why = "" if result.parts else "untested" if result.claim.untested else _tested_only(result.claim)
     said = (tier, trials or why, _short_day(run.record.started), "stale" if run.stale else "")
     return _scored(f"<a href='{href}'>{_chip(result.verdict)}</a>", " · ".join(filter(None, said)))
+
+
+def _swept_score(sweep: RecordedSweep, claim: str, href: str) -> str:
+    """Return one verdict over seeds."""
+    said = (
+        f"{sweep.num_seeds} seeds",
+        "" if sweep.tier == LAPTOP else sweep.tier,
+        "stale" if sweep.stale else "",
+    )
+    chip = f"<a href='{href}'>{_chip(sweep.results[claim].verdict)}</a>"
+    return _scored(chip, " · ".join(filter(None, said)))
 
 
 def _tested_only(claim: Claim) -> str:
@@ -353,3 +389,73 @@ def recorded_run(run: ShownRun, defaults: dict) -> str:
 
 def _fold(summary: str, content: str) -> str:
     return f"<details class='rb-fold'><summary>{summary}</summary>{content}</details>"
+
+
+# --------------------------------------------------------------------------- recorded sweeps
+
+
+def recorded_sweep(sweep: RecordedSweep) -> str:
+    """Return what a recorded sweep says: verdicts over its seeds, how the values spread, the claims table."""
+    results = list(sweep.results.values())
+    hours = sum(r.wall_seconds for r in sweep.records)
+    notice = _notice("Stale.", "The code, claims or library versions behind it have changed since.")
+    facts = [
+        ("Executed", day(max(r.started for r in sweep.records))),
+        ("Jobs", str(len(sweep.records))),
+        ("Took in all", duration(hours)),
+        ("Machine", sweep.records[0].machine),
+    ]
+    table = claims_html(results, anchor=f"seeds-{sweep.tier}-claim-")
+    strips = _strips(sweep)
+    return (
+        "<p class='rb-eyebrow'>Over seeds</p>"
+        "<p class='rb-run-title' role='heading' aria-level='3'>"
+        f"{sweep.num_seeds} seeds, tier {escape(sweep.tier)}</p>"
+        f"{bar(results)}{_in_words(results)}{notice if sweep.stale else ''}{_facts(facts)}"
+        + (_fold(f"How the values spread over {len(sweep.records)} jobs", strips) if strips else "")
+        + _fold(f"Claims over {sweep.num_seeds} seeds: {len(results)}", table)
+    )
+
+
+def _strips(sweep: RecordedSweep) -> str:
+    """Return a strip for each claim whose value differs between jobs; nothing if none does."""
+    rows = []
+    for claim, result in sweep.results.items():
+        for part, together in result.parts.items():
+            values = sweep.values(claim, part)
+            if len(set(values)) > 1:
+                name = f"<code>{claim}</code>{' ' + escape(part) if part else ''}"
+                drawn = _strip(values, together, result.claim.criterion)
+                rows.append(
+                    f"<li>{name} <span class='rb-n'>{result.part_verdicts[part].sign}</span>{drawn}</li>"
+                )
+    if not rows:
+        return ""
+    how = "A dot a job, a bar for the 95 % interval over all seeds, a shade where the claim holds."
+    return f"<p class='rb-small'>{how}</p><ul class='rb-strips'>{''.join(rows)}</ul>"
+
+
+def _strip(values: Sequence[float], together: Estimate, criterion: Criterion) -> str:
+    """Return a line of numbers as a picture: values, interval, and where the criterion is met."""
+    bounds = (*values, together.low, together.high, criterion.low, criterion.high)
+    finite = [v for v in bounds if math.isfinite(v)]
+    low, width = min(finite), (max(finite) - min(finite)) or 1.0
+
+    def at(v: float) -> str:
+        return f"{10 + 480 * min(max((v - low) / width, -0.02), 1.02):.1f}"
+
+    def box(a: float, b: float, y: int, height: int, kind: str) -> str:
+        left, right = float(at(a)), float(at(b))
+        return (
+            f"<rect class='{kind}' x='{left}' y='{y}' width='{max(right - left, 1):.1f}' height='{height}'/>"
+        )
+
+    dots = "".join(f"<circle cx='{at(v)}' cy='12' r='4'/>" for v in values)
+    ends = f"{min(values):.3g} to {max(values):.3g}".replace("-", "−")
+    words = f"{len(values)} values from {ends}; over all seeds {together}"
+    return (
+        f"<svg class='rb-strip' viewBox='0 0 500 24' role='img' aria-label='{escape(words)}'>"
+        f"{box(criterion.low, criterion.high, 2, 20, 'rb-holds')}<line x1='0' x2='500' y1='12' y2='12'/>"
+        f"{box(together.low, together.high, 10, 4, 'rb-interval')}{dots}</svg>"
+        f"<span class='rb-note'>{escape(words)}</span>"
+    )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reprobook import __version__, cli_course, cli_data
+from reprobook import __version__, cli_course, cli_data, cli_sweep
 from reprobook.errors import UserError
 from reprobook.tables import show as _show
 
@@ -208,6 +208,10 @@ def refresh(
         print(f"{one.record.chapter}: refreshed in {_spent(one.record)}")
     if not done:
         print("every stored output is up to date")
+
+
+app.command()(cli_sweep.sweep)
+app.command()(cli_sweep.report)
 
 
 # --------------------------------------------------------------------------- what the commands say

@@ -28,13 +28,37 @@ from reprobook.notebooks import code_cells, first_error, measured_claims, notebo
 from reprobook.paths import book_root
 from reprobook.progress import Channel, Display
 from reprobook.records import SCHEMA, Record
+from reprobook.stamps import stamp
 from reprobook.storing import write_files
 
-__all__ = ["execute"]
+__all__ = ["execute", "Limits"]
 
 _SHORT = 40  # sockets stand in the job's folder, and the system limits their names
 _LOOK = 0.1  # seconds between looks at the worker
 _WEIGH = 0.5  # seconds between looks at its memory
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a run may take.
+
+    Attributes:
+        threads: processor threads of the numerical libraries; None leaves that to them.
+        seconds: time, after which it is stopped; None for no limit.
+        memory_mib: resident memory of all its processes, above which it is stopped; None for no limit.
+        gpu: the number of the only GPU that it shall see; None for all of them.
+    """
+
+    threads: int | None = None
+    seconds: float | None = None
+    memory_mib: float | None = None
+    gpu: int | None = None
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables by which the numerical libraries keep to this."""
+        one = {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": str(self.gpu)}
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+        return one | ({} if self.threads is None else dict.fromkeys(names, str(self.threads)))
 
 
 @dataclass
@@ -45,12 +69,14 @@ class _Watch:
         peak_memory_mib: the largest sum of resident memory over its child processes.
         family: every process that it started, directly or not.
         stopped_by: the number of the signal that ended the run, or 0.
+        beyond: which limit the run went beyond, in words, or None.
         status: the worker's exit status.
     """
 
     peak_memory_mib: float = 0.0
     family: set[psutil.Process] = field(default_factory=set)
     stopped_by: int = 0
+    beyond: str | None = None
     status: int | None = None
 
 
@@ -62,8 +88,13 @@ class _Stopped(BaseException):
         self.number = number
 
 
-def execute(job: Job, display: Display) -> tuple[Record, str, int]:
+def execute(job: Job, display: Display, limits: Limits | None = None) -> tuple[Record, str, int]:
     """Run a job.
+
+    Args:
+        job: what to run.
+        display: shows the progress.
+        limits: what it may take; a run that goes beyond is stopped, and has failed.
 
     Returns:
         The record, the text of the executed notebook with that record, and the number of the signal that
@@ -75,10 +106,10 @@ def execute(job: Job, display: Display) -> tuple[Record, str, int]:
     with _job_folder() as folder:
         _prepare(folder, job, notebook_text(source))
         channel = Channel(folder / "progress.jsonl", channel_labels)
-        watch = _run_worker(folder, job, channel, display)
+        watch = _run_worker(folder, job, channel, display, limits or Limits())
         outcome = _read_json(folder / "outcome.json")
         ran = _read_output(folder / "output.ipynb") or source
-        error = _error(watch, outcome, ran, channel, folder / "stderr.txt")
+        error = _error(watch, outcome, ran, channel, folder / "stderr.txt") or _edited(job)
     record = Record(
         schema=SCHEMA,
         chapter=job.chapter,
@@ -143,6 +174,8 @@ def _error(watch: _Watch, outcome: dict, ran: Any, channel: Channel, stderr: Pat
     where = channel.progress.heading
     if watch.stopped_by:
         return f"interrupted in {where}" if channel.progress.cell else "interrupted before the first cell"
+    if watch.beyond:
+        return f"{where}: {watch.beyond}"
     if outcome and outcome["error"] is None:
         return None
     if not outcome:
@@ -152,17 +185,26 @@ def _error(watch: _Watch, outcome: dict, ran: Any, channel: Channel, stderr: Pat
     return f"{channel.labels.get(cell, where)}: {says}"
 
 
+def _edited(job: Job) -> str | None:
+    """Return a line if what a job is made of has changed since it was planned: then it shows neither."""
+    try:
+        same = stamp(job.path, job.parameters) == job.stamp
+    except (UserError, OSError, ValueError):
+        same = False
+    return None if same else "its notebook, claims or library were edited while it ran"
+
+
 # --------------------------------------------------------------------------- the worker
 
 
-def _run_worker(folder: Path, job: Job, channel: Channel, display: Display) -> _Watch:
+def _run_worker(folder: Path, job: Job, channel: Channel, display: Display, limits: Limits) -> _Watch:
     """Start the worker and watch it until it ends, or a signal asks for its end; leave no process behind."""
     watch, worker = _Watch(), None
     display.start(job.title)
     with _signals_stop():
         try:
-            worker = _start(folder, job.path.parent)
-            _look_after(worker, channel, display, watch)
+            worker = _start(folder, job.path.parent, limits)
+            _look_after(worker, channel, display, watch, limits)
         except _Stopped as stopped:
             watch.stopped_by = stopped.number
         finally:
@@ -180,7 +222,7 @@ _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": 
 _NO_WIDGETS = "ignore:IProgress not found"
 
 
-def _start(folder: Path, where: Path) -> psutil.Popen:
+def _start(folder: Path, where: Path, limits: Limits) -> psutil.Popen:
     """Start the worker in the chapter's folder and in a session of its own, out of reach of Ctrl-C."""
     own = {
         "REPROBOOK_ROOT": str(book_root()),
@@ -191,7 +233,8 @@ def _start(folder: Path, where: Path) -> psutil.Popen:
     }
     quiet = [w for w in (os.environ.get("PYTHONWARNINGS"), _NO_WIDGETS) if w]
     own["PYTHONWARNINGS"] = ",".join(quiet)
-    environment = _KEEP_MEMORY | {k: v for k, v in os.environ.items() if k != "MPLBACKEND"} | own
+    inherited = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
+    environment = _KEEP_MEMORY | inherited | limits.environment() | own
     with (folder / "stderr.txt").open("wb") as log:
         return psutil.Popen(
             [sys.executable, "-m", "reprobook.worker", str(folder)],
@@ -204,14 +247,20 @@ def _start(folder: Path, where: Path) -> psutil.Popen:
         )
 
 
-def _look_after(worker: psutil.Popen, channel: Channel, display: Display, watch: _Watch) -> None:
-    """Show the progress and weigh the kernel until the worker ends."""
-    weighed = 0.0
-    while watch.status is None:
+def _look_after(
+    worker: psutil.Popen, channel: Channel, display: Display, watch: _Watch, limits: Limits
+) -> None:
+    """Show the progress and weigh the kernel until the worker ends, or goes beyond a limit."""
+    began, weighed = time.monotonic(), 0.0
+    while watch.status is None and watch.beyond is None:
         display.update(channel.update())
         if time.monotonic() - weighed > _WEIGH:
             weighed = time.monotonic()
             _weigh(worker, watch)
+            if limits.memory_mib is not None and watch.peak_memory_mib > limits.memory_mib:
+                watch.beyond = f"stopped, as it took more than {limits.memory_mib:.0f} MiB of memory"
+        if limits.seconds is not None and time.monotonic() - began > limits.seconds:
+            watch.beyond = f"stopped, as it took longer than {limits.seconds:g} s"
         with suppress(psutil.TimeoutExpired):
             watch.status = worker.wait(timeout=_LOOK)
 

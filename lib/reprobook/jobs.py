@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ import yaml
 from reprobook.errors import UserError
 from reprobook.parameters import Parameter, ParameterError, check_parameters, parameters_cell, read_parameters
 from reprobook.paths import chapter_folder, notebook_path
-from reprobook.stamps import stamp
+from reprobook.stamps import stamper
 
 __all__ = [
     "Job",
     "plan",
+    "plans",
     "tiers",
     "tier_files",
     "tier_parameters",
@@ -98,23 +99,47 @@ def plan(name: str, tier: str = LAPTOP, given: Mapping[str, Any] | None = None) 
         UserError: if the chapter, the notebook, the tier or a parameter does not exist, or a value is not
             allowed, or the device is not to be had.
     """
+    return plans(name, tier, [given or {}])[0]
+
+
+def plans(
+    name: str, tier: str, several: Iterable[Mapping[str, Any]], *, elsewhere: bool = False
+) -> list[Job]:
+    """Return a job for each of several sets of parameters; the notebook and its library are read once.
+
+    Args:
+        name: ``slug`` or ``slug/notebook``.
+        tier: see :func:`tiers`.
+        several: parameters that override the tier's, a mapping a job.
+        elsewhere: leave it to another machine whether it has the device.
+
+    Raises:
+        UserError: as :func:`plan`.
+    """
     path = notebook_path(name)
     text = path.read_text(encoding="utf-8")
     declared = declared_parameters(name)
     own = {k: p.default for k, p in declared.items()}
     of_tier = own | tier_parameters(name, tier)
-    values = of_tier | check_parameters(declared, given or {})
-    _check_devices(declared, values)
-    return Job(
-        chapter=canonical_name(path),
-        tier=tier,
-        given={k: v for k, v in values.items() if v != of_tier[k]},
-        injected={k: v for k, v in values.items() if v != own[k]},
-        parameters=values,
-        path=path,
-        text=text,
-        stamp=stamp(path, values),
-    )
+    stamp_of = stamper(path)
+    jobs = []
+    for given in several:
+        values = of_tier | check_parameters(declared, given)
+        if not elsewhere:
+            _check_devices(declared, values)
+        jobs.append(
+            Job(
+                chapter=canonical_name(path),
+                tier=tier,
+                given={k: v for k, v in values.items() if v != of_tier[k]},
+                injected={k: v for k, v in values.items() if v != own[k]},
+                parameters=values,
+                path=path,
+                text=text,
+                stamp=stamp_of(values),
+            )
+        )
+    return jobs
 
 
 def tiers(name: str) -> list[str]:

@@ -18,6 +18,7 @@ from reprobook.jobs import LAPTOP
 from reprobook.paths import book_root, chapter_folder
 from reprobook.records import Record, read_record, recorded_runs
 from reprobook.stamps import code_of, is_stale, reached_modules
+from reprobook.sweeps.recorded import RecordedSweep, recorded_sweeps
 
 __all__ = [
     "ShownRun",
@@ -79,6 +80,7 @@ class ChapterOverview:
         sheet: its paper and its claims.
         executed: the laptop run of each page that was executed, by page.
         recorded: the recorded runs, sorted by name.
+        sweeps: the recorded sweeps over seeds, sorted by name.
     """
 
     slug: str
@@ -87,6 +89,7 @@ class ChapterOverview:
     sheet: ClaimSheet
     executed: dict[str, ShownRun] = field(default_factory=dict)
     recorded: list[ShownRun] = field(default_factory=list)
+    sweeps: list[RecordedSweep] = field(default_factory=list)
 
     @property
     def results(self) -> list[Result]:
@@ -119,6 +122,10 @@ class ChapterOverview:
         """Return the page that answers for a claim."""
         wanted = f"chapters/{self.slug}/{claim.notebook}"
         return wanted if wanted in self.documents else self.documents[0]
+
+    def sweeps_of(self, document: str) -> list[RecordedSweep]:
+        """Return the recorded sweeps of the notebook that a page is."""
+        return [sweep for sweep in self.sweeps if sweep.notebook == document.rpartition("/")[2]]
 
     @property
     def seconds(self) -> float:
@@ -175,6 +182,7 @@ def overview(slug: str, documents: list[str]) -> ChapterOverview:
         sheet=load_claims(chapter_folder(slug) / "claims.yml"),
         executed={n: ShownRun(notebooks[n], r, is_stale(notebooks[n])) for n, r in records.items() if r},
         recorded=[ShownRun(path, record, is_stale(path)) for path, record in recorded_runs(slug)],
+        sweeps=recorded_sweeps(slug),
     )
 
 
@@ -218,6 +226,7 @@ def files_behind(slug: str) -> list[Path]:
         *notebooks,
         folder / "claims.yml",
         *sorted((folder / "runs").glob("*.ipynb")),
+        *sorted((folder / "sweeps").glob("*.jsonl")),
         *sorted(modules),
         *shared,
     ]

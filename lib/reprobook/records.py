@@ -13,11 +13,19 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from reprobook.claims import Result, load_claims, results_from_data
+from reprobook.claims import ClaimSheet, Result, load_claims, results_from_data
 from reprobook.errors import UserError
 from reprobook.paths import chapter_folder
 
-__all__ = ["Record", "RecordError", "SCHEMA", "METADATA_KEY", "read_record", "recorded_runs"]
+__all__ = [
+    "Record",
+    "RecordError",
+    "SCHEMA",
+    "METADATA_KEY",
+    "read_record",
+    "read_record_file",
+    "recorded_runs",
+]
 
 #: The version of the list of fields that this code writes and reads.
 SCHEMA = 1
@@ -134,13 +142,16 @@ class Record:
                 _check(f"record: claim '{claim['id']}': part", part, _PART_TYPES)
         return cls(**data)
 
-    def results(self) -> list[Result]:
+    def results(self, sheet: ClaimSheet | None = None) -> list[Result]:
         """Return a result for every claim of the notebook, judged anew by the claims file as it is today.
+
+        Args:
+            sheet: the chapter's claims, if they have been read already.
 
         A claim that this run did not measure, or measured by another statistic than today's criterion
         asks for, is not attempted; a measured claim that has left the file is left out.
         """
-        sheet = load_claims(chapter_folder(self.slug) / "claims.yml")
+        sheet = sheet or load_claims(chapter_folder(self.slug) / "claims.yml")
         claims = sheet.of_notebook(self.notebook)
         usable = [c for c in self.claims if c["id"] in claims and _fits(c, claims[c["id"]].criterion)]
         measured = {r.claim.id: r for r in results_from_data(usable, sheet)}
@@ -161,6 +172,19 @@ def read_record(notebook_path: Path | str) -> Record | None:
     if METADATA_KEY not in metadata:
         return None
     return _named(path, metadata[METADATA_KEY])
+
+
+def read_record_file(path: Path | str) -> Record:
+    """Return the record in a file of its own, which is read faster than the notebook that it stands beside.
+
+    Raises:
+        RecordError: if the file cannot be read or holds no record; the message names the file.
+    """
+    path = Path(path)
+    try:
+        return _named(path, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        raise RecordError(f"{path.name} is not a record") from None
 
 
 def recorded_runs(slug: str) -> list[tuple[Path, Record]]:

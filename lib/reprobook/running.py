@@ -18,18 +18,27 @@ from typing import TYPE_CHECKING, Any
 from reprobook.errors import UserError
 from reprobook.jobs import LAPTOP, Job, canonical_name, plan, tier_files
 from reprobook.paths import book_root, chapter_slugs, notebook_names, notebook_path
-from reprobook.records import Record, RecordError, read_record
+from reprobook.records import Record, RecordError, read_record_file
 from reprobook.stamps import is_stale
 from reprobook.storing import StoringError, check_writable, write_files
 
 if TYPE_CHECKING:
+    from reprobook.execution import Limits
     from reprobook.progress import Display
 
-__all__ = ["Run", "RunFailed", "Interrupted", "run", "refresh", "notebooks_of_book"]
+__all__ = ["Run", "RunFailed", "Interrupted", "run", "find_finished", "refresh", "notebooks_of_book"]
 
 
 class RunFailed(UserError):
-    """A run that did not come to its end; the message says where and why, and where its notebook is."""
+    """A run that did not come to its end; the message says where and why, and where its notebook is.
+
+    Attributes:
+        reason: where and why alone, as the record has it; None where there is no record.
+    """
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Interrupted(RunFailed):
@@ -70,6 +79,7 @@ def run(
     record: bool = False,
     force: bool = False,
     display: Display | None = None,
+    limits: Limits | None = None,
 ) -> Run:
     """Run a notebook, unless the same job is finished already in the output folder.
 
@@ -81,21 +91,35 @@ def run(
         record: put it among the chapter's recorded runs instead.
         force: run it even if it is finished already.
         display: shows the progress; by default what suits the standard error.
+        limits: what it may take; no limits by default.
 
     Raises:
         UserError: for a mistake in the arguments, before anything runs.
-        RunFailed: if the notebook fails or is interrupted.
+        RunFailed: if the notebook fails, goes beyond a limit or is interrupted, or if it, or the library that
+            it reaches, was edited in the meantime.
     """
     job = plan(name, tier, parameters)
     folder = _recorded_folder(job, out) if record else (out or _runs_folder(job.slug))
+    if not force and (found := find_finished(job, folder)):
+        return found
     notebook, record_file = folder / f"{job.name}.ipynb", folder / f"{job.name}.json"
-    if not force and (found := _finished(job, notebook)) and record_file.is_file():
-        return Run(notebook, record_file, found, fresh=False)
     check_writable(folder)
-    made, text = _execute(job, folder, job.name, display)
+    made, text = _execute(job, folder, job.name, display, limits)
     _store(text, {notebook: text, record_file: made.to_json()})
     _forget_failures(folder, job.name)
     return Run(notebook, record_file, made, fresh=True)
+
+
+def find_finished(job: Job, folder: Path) -> Run | None:
+    """Return the result of the same job if it stands finished in a folder: same notebook, tier and stamp."""
+    notebook, record_file = folder / f"{job.name}.ipynb", folder / f"{job.name}.json"
+    if not (notebook.is_file() and record_file.is_file()):
+        return None
+    with suppress(RecordError):
+        found = read_record_file(record_file)
+        same = (found.chapter, found.tier, found.stamp) == (job.chapter, job.tier, job.stamp)
+        return Run(notebook, record_file, found, fresh=False) if same and found.status == "finished" else None
+    return None
 
 
 def refresh(names: Iterable[str] = (), *, all: bool = False, display: Display | None = None) -> list[Run]:
@@ -158,18 +182,20 @@ def _refresh_one(name: str, display: Display | None) -> Run:
     return Run(job.path, None, made, fresh=True)
 
 
-def _execute(job: Job, folder: Path, name: str, display: Display | None) -> tuple[Record, str]:
+def _execute(
+    job: Job, folder: Path, name: str, display: Display | None, limits: Limits | None = None
+) -> tuple[Record, str]:
     """Run a job and return its record and its executed notebook; keep what is left of one that fails."""
     from reprobook.execution import execute
     from reprobook.progress import display_for
 
-    made, text, signal_number = execute(job, display or display_for())
+    made, text, signal_number = execute(job, display or display_for(), limits)
     if made.status == "finished":
         return made, text
     kept = folder / f"{name}.failed.ipynb"
     _store(text, {kept: text, kept.with_suffix(".json"): made.to_json()})
     message = f"{job.title}: {made.error}; what it did is kept in {kept}"
-    raise Interrupted(message, 128 + signal_number) if signal_number else RunFailed(message)
+    raise Interrupted(message, 128 + signal_number) if signal_number else RunFailed(message, made.error)
 
 
 def _recorded_folder(job: Job, out: Path | None) -> Path:
@@ -195,17 +221,6 @@ def _recorded_folder(job: Job, out: Path | None) -> Path:
 
 def _runs_folder(slug: str) -> Path:
     return book_root() / "_runs" / slug
-
-
-def _finished(job: Job, notebook: Path) -> Record | None:
-    """Return the record of the same job if it stands finished at this path."""
-    if not notebook.is_file():
-        return None
-    with suppress(RecordError):
-        found = read_record(notebook)
-        same = found and (found.chapter, found.tier, found.stamp) == (job.chapter, job.tier, job.stamp)
-        return found if same and found.status == "finished" else None
-    return None
 
 
 def _store(notebook_text: str, files: Mapping[Path, str]) -> None:

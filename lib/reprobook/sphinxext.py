@@ -6,7 +6,7 @@ directive             what it becomes
 ``verdict-box``       top of a chapter: the paper, verdict counts, cost, the command to rerun
 ``chapter-cards``     a card a chapter, in the order of the table of contents
 ``scoreboard``        every claim of every chapter, with its verdict at every tier
-``recorded-runs``     a chapter's recorded runs: parameters, claims table, figures, download
+``recorded-runs``     a chapter's recorded runs and sweeps: parameters, claims, figures, download
 ``verdict-legend``    the five verdicts and what they mean
 ====================  ======================================================================
 
@@ -42,9 +42,11 @@ from reprobook.overview import (
     overview,
 )
 from reprobook.stamps import parameter_values
+from reprobook.sweeps.recorded import RecordedSweep
 
 __all__ = ["setup", "VerdictBox", "ChapterCards", "Scoreboard", "RecordedRuns", "VerdictLegend"]
 
+_CHAPTERS = "_reprobook_chapters"  # what the application keeps of them during one build
 FIGURE_FOLDER = "reprobook_figures"
 RERUN_PAGE = "book/rerun"
 
@@ -69,10 +71,14 @@ class _FromResults(SphinxDirective):
 
     def chapter(self, slug: str, documents: list[str]) -> ChapterOverview:
         """Gather a chapter, and make this page depend on all that is behind it."""
-        for file in files_behind(slug):
-            self.env.note_dependency(str(file))
-        _slugs_seen(self.env).setdefault(self.env.docname, {})[slug] = _fingerprint(slug)
-        return overview(slug, documents)
+        known = self.env.app.__dict__.setdefault(_CHAPTERS, {})  # many pages ask for the same chapter
+        if (slug, *documents) not in known:
+            known[slug, *documents] = (_fingerprint(slug), overview(slug, documents))
+        files, found = known[slug, *documents]
+        for file in files:
+            self.env.note_dependency(file)
+        _slugs_seen(self.env).setdefault(self.env.docname, {})[slug] = files
+        return found
 
     def this_chapter(self) -> ChapterOverview:
         """Gather the chapter that this page belongs to."""
@@ -151,9 +157,15 @@ class RecordedRuns(_FromResults):
         chapter = self.this_chapter()
         notebook = self.env.docname.split("/")[2]
         runs = [run for run in chapter.recorded if run.record.notebook == notebook]
-        if not runs:
+        sweeps = chapter.sweeps_of(self.env.docname)
+        if not runs and not sweeps:
             return [_raw("<p class='rb-note'>No run at another tier has been recorded yet.</p>")]
-        return [node for run in runs for node in self._run(run)]
+        found = [node for run in runs for node in self._run(run)]
+        return [*found, *(node for sweep in sweeps for node in self._sweep(sweep))]
+
+    def _sweep(self, sweep: RecordedSweep) -> list[nodes.Node]:
+        start = _raw(f"<section class='rb-run' id='seeds-{sweep.tier}'>{cards.recorded_sweep(sweep)}")
+        return [start, self._download(sweep.path, "the records of all jobs"), _raw("</section>")]
 
     def _run(self, run: ShownRun) -> list[nodes.Node]:
         page = Path(self.env.srcdir) / f"{self.env.docname}.ipynb"
@@ -169,17 +181,17 @@ class RecordedRuns(_FromResults):
             )
             found += [node for figure in figures for node in self._figure(figure)]
             found.append(_raw("</details>"))
-        return [*found, self._download(run), _raw("</section>")]
+        return [*found, self._download(run.path, "the executed notebook"), _raw("</section>")]
 
     def _figure(self, figure: Figure) -> list[nodes.Node]:
         caption = [self.text(figure.caption)] if figure.caption else []
         return [nodes.container("", self.image(figure), *caption, classes=["rb-figure"])]
 
-    def _download(self, run: ShownRun) -> nodes.Node:
-        target = "/" + os.path.relpath(run.path, self.env.srcdir).replace(os.sep, "/")
-        name = nodes.literal(run.path.name, run.path.name)
+    def _download(self, path: Path, what: str) -> nodes.Node:
+        target = "/" + os.path.relpath(path, self.env.srcdir).replace(os.sep, "/")
+        name = nodes.literal(path.name, path.name)
         link = addnodes.download_reference("", "", name, reftarget=target, refdoc=self.env.docname)
-        return nodes.paragraph("", "Download the executed notebook: ", link, classes=["rb-small"])
+        return nodes.paragraph("", f"Download {what}: ", link, classes=["rb-small"])
 
 
 class VerdictLegend(SphinxDirective):
@@ -213,6 +225,7 @@ def _outdated(app: Sphinx, env: BuildEnvironment, added: set, changed: set, remo
     It sees files that changed, but not those that appeared or went. And it copies no style sheet while every
     page is up to date, so a changed one concerns all pages.
     """
+    app.__dict__.pop(_CHAPTERS, None)
     before, now = getattr(env, "reprobook_look", None), _look(app)
     env.reprobook_look = now
     if before not in (None, now):

@@ -26,11 +26,11 @@ class StoringError(UserError):
     """A result that could not be written; the message names the folder and what the system said."""
 
 
-def write_files(texts: Mapping[Path, str]) -> None:
+def write_files(texts: Mapping[Path, str | bytes]) -> None:
     """Write files that belong together, all or none.
 
     Args:
-        texts: what each file shall hold; the folders exist.
+        texts: what each file shall hold, text or bytes; the folders exist.
 
     Raises:
         StoringError: if the system refuses. No file has been replaced then, and no temporary file is left.
@@ -78,12 +78,12 @@ def error_place(error: OSError, texts: Mapping[Path, str]) -> str:
     return str(error.filename or next(iter(texts)).parent)
 
 
-def _write_beside(path: Path, text: str) -> Path:
+def _write_beside(path: Path, text: str | bytes) -> Path:
     """Write a temporary file beside a path, down to the disk, and return its name."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text if isinstance(text, bytes) else text.encode())
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, _usual_mode())
