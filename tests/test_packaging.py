@@ -200,14 +200,6 @@ def test_the_citation_has_what_the_format_asks_for_and_invents_no_address():
     assert not {"doi", "url", "repository-code", "identifiers"} & set(citation)
 
 
-@pytest.mark.parametrize("name", ["test", "book"])
-def test_a_workflow_calls_make_with_actions_at_a_major_version(name):
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text(encoding="utf-8"))
-    (job,) = workflow["jobs"].values()
-    assert any(step.get("run", "").startswith(f"make {name}") for step in job["steps"])
-    assert all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step["uses"]) for step in job["steps"] if "uses" in step)
-
-
 def test_the_tests_run_on_every_system_and_python_that_the_lock_is_for():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
     matrix = workflow["jobs"]["test"]["strategy"]["matrix"]
