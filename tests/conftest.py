@@ -16,6 +16,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+pytest_plugins = ["rendered"]
+
 # a busy machine draws examples slowly, which is no fault of what is tested
 hypothesis.settings.register_profile(
     "book", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

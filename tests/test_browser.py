@@ -16,12 +16,13 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from bs4 import BeautifulSoup
 
+from rendered import ROOT
 from reprobook.claims import load_claims
 from reprobook.jobs import declared_parameters, tiers
 from reprobook.parameters import parse_value
 from reprobook.paths import chapter_folder
 from reprobook.running import notebooks_of_book
-from test_pages import ROOT, SCHEME, chromium, pages, site  # noqa: F401 (fixtures)
+from test_pages import SCHEME
 
 pytestmark = pytest.mark.page
 
@@ -35,7 +36,7 @@ KINDS = [
     "chapters/dann/settings.html",
     "search.html",
 ]
-PAGE_WEIGHT = 1.65e6  # with every picture of its recorded runs, which lie folded
+PAGE_WEIGHT = 1.5e6
 BOOK_WEIGHT = 25e6
 SHIFT = 0.1
 
@@ -52,7 +53,7 @@ SETTLED = "() => window.MathJax?.startup?.promise"
 
 
 @pytest.fixture(scope="module")
-def tab(chromium) -> Iterator:  # noqa: F811
+def tab(chromium) -> Iterator:
     """A window of a desktop's size."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
     yield context.new_page()
@@ -71,7 +72,7 @@ def shoot(tab, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(site: Path) -> Iterator[str]:  # noqa: F811
+def server(site: Path) -> Iterator[str]:
     """The address of the book as a web host would give it."""
 
     class Silent(SimpleHTTPRequestHandler):
@@ -103,7 +104,7 @@ QUESTIONS = {
 
 
 @pytest.mark.parametrize("words", QUESTIONS)
-def test_search_finds_a_claim_a_symbol_and_words(tab, site, words):  # noqa: F811
+def test_search_finds_a_claim_a_symbol_and_words(tab, site, words):
     assert CLAIM in load_claims(chapter_folder("transformers_as_svm") / "claims.yml").claims
     assert QUESTIONS[words] in search(tab, site.as_uri(), words)
 
@@ -128,7 +129,7 @@ def findings(tab, rules: dict) -> list[str]:
 
 
 @pytest.mark.parametrize("page", KINDS)
-def test_axe_finds_nothing_serious(tab, site, page):  # noqa: F811
+def test_axe_finds_nothing_serious(tab, site, page):
     tab.goto((site / page).as_uri())
     tab.add_style_tag(content=STILL)
     found = {}
@@ -142,7 +143,7 @@ def test_axe_finds_nothing_serious(tab, site, page):  # noqa: F811
 @pytest.mark.parametrize(
     "page", ["book/scoreboard.html", "chapters/f_distill/f_distill.html", "chapters/dann/settings.html"]
 )
-def test_axe_finds_nothing_serious_with_everything_unfolded(tab, site, page):  # noqa: F811
+def test_axe_finds_nothing_serious_with_everything_unfolded(tab, site, page):
     """Contrast, which takes axe long on a long page, is left to :mod:`test_pages`."""
     tab.goto((site / page).as_uri())
     tab.evaluate("() => { for (const fold of document.querySelectorAll('details')) fold.open = true }")
@@ -153,7 +154,7 @@ def test_axe_finds_nothing_serious_with_everything_unfolded(tab, site, page):  #
 
 
 @pytest.mark.parametrize("page", ["chapters/dann/dann.html", "chapters/f_distill/points.html"])
-def test_a_chapter_does_not_jump_while_it_loads(chromium, site, page):  # noqa: F811
+def test_a_chapter_does_not_jump_while_it_loads(chromium, site, page):
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
     context.add_init_script(WATCH)
     tab = context.new_page()
@@ -164,7 +165,7 @@ def test_a_chapter_does_not_jump_while_it_loads(chromium, site, page):  # noqa: 
     context.close()
 
 
-def test_every_picture_says_how_large_it_is(pages, site):  # noqa: F811
+def test_every_picture_says_how_large_it_is(pages, site):
     shapeless = [
         f"{file.relative_to(site)}: {image['src']}"
         for file, soup in pages.items()
@@ -176,19 +177,20 @@ def test_every_picture_says_how_large_it_is(pages, site):  # noqa: F811
 
 
 def weight(file: Path, soup: BeautifulSoup) -> int:
-    """Return how many bytes a page loads from its top to its end, the bundled MathJax left out."""
-    wanted = soup.select("script[src], link[rel=stylesheet], link[rel=preload], img[src]")
+    """Return how many bytes a page loads, the bundled MathJax and what lies folded left out."""
+    pictures = "img[src]:not([loading=lazy])"
+    wanted = soup.select(f"script[src], link[rel=stylesheet], link[rel=preload], {pictures}")
     addresses = {urlsplit(e.get("src") or e["href"]).path for e in wanted}
     local = {(file.parent / unquote(a)).resolve() for a in addresses if a and "/mathjax/" not in a}
     return file.stat().st_size + sum(one.stat().st_size for one in local if one.is_file())
 
 
 @pytest.mark.parametrize("page", CHAPTERS)
-def test_a_chapter_is_light(pages, site, page):  # noqa: F811
+def test_a_chapter_is_light(pages, site, page):
     assert weight(site / page, pages[site / page]) < PAGE_WEIGHT
 
 
-def test_the_book_is_light(site):  # noqa: F811
+def test_the_book_is_light(site):
     """Without the bundled MathJax, and without the notebooks, which are there to be downloaded."""
     left_out = {"_sources", "_downloads", "mathjax"}
     files = [f for f in site.rglob("*") if f.is_file() and not left_out & set(f.relative_to(site).parts)]
@@ -199,7 +201,7 @@ def test_the_book_is_light(site):  # noqa: F811
 
 
 @pytest.mark.parametrize("page", CHAPTERS)
-def test_a_chapter_offers_its_executed_notebook(pages, site, page):  # noqa: F811
+def test_a_chapter_offers_its_executed_notebook(pages, site, page):
     file = site / page
     (link,) = pages[file].select("a.btn-download-source-button")
     offered = (file.parent / link["href"]).resolve()
@@ -210,7 +212,7 @@ def test_a_chapter_offers_its_executed_notebook(pages, site, page):  # noqa: F81
 
 
 @pytest.mark.parametrize("name", notebooks_of_book())
-def test_a_form_has_every_parameter_and_tier_of_its_notebook(pages, site, name):  # noqa: F811
+def test_a_form_has_every_parameter_and_tier_of_its_notebook(pages, site, name):
     (box,) = pages[site / f"chapters/{name if '/' in name else f'{name}/{name}'}.html"].select(".rb-launch")
     declared = declared_parameters(name)
     controls = {e["name"] for e in box.select("input, select")}
@@ -241,7 +243,7 @@ def fill(tab, **values: str) -> tuple[str, str, str]:
 
 
 @pytest.fixture
-def form(tab, site: Path):  # noqa: F811
+def form(tab, site: Path):
     """A chapter's page with its form unfolded by keyboard."""
     tab.goto((site / FORM).as_uri())
     tab.locator(".rb-launch > summary").focus()
@@ -293,7 +295,7 @@ def test_a_value_that_is_not_allowed_is_named_in_a_sentence_and_left_out(form, n
     assert form.locator(f".rb-launch [name='{name}']").get_attribute("aria-invalid") == "true"
 
 
-def test_what_is_copied_is_the_command_without_its_prompt(chromium, site):  # noqa: F811
+def test_what_is_copied_is_the_command_without_its_prompt(chromium, site):
     context = chromium.new_context(permissions=["clipboard-read", "clipboard-write"])
     tab = context.new_page()
     tab.goto((site / FORM).as_uri())
@@ -310,7 +312,7 @@ def test_what_is_copied_is_the_command_without_its_prompt(chromium, site):  # no
     context.close()
 
 
-def test_without_javascript_the_default_commands_stand_there(chromium, site):  # noqa: F811
+def test_without_javascript_the_default_commands_stand_there(chromium, site):
     context = chromium.new_context(java_script_enabled=False)
     tab = context.new_page()
     tab.goto((site / FORM).as_uri())

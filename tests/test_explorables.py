@@ -196,19 +196,6 @@ def site(tmp_path_factory) -> Path:
     return book / "site"
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator:
-    """A headless browser."""
-    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser found: install one of {', '.join(BROWSERS)} to test the pages")
-    with driver.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
 def file_of(site: Path, slug: str) -> Path:
     return site / "chapters" / slug / f"{slug}.html"
 

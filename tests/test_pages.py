@@ -6,13 +6,8 @@ was seen there is what the tests judge.
 """
 
 import importlib
-import json
 import pkgutil
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -23,19 +18,7 @@ from bs4 import BeautifulSoup
 import reprobook
 
 ROOT = Path(__file__).resolve().parents[1]
-SITE = ROOT / "_build" / "html"
-COMMAND = str(Path(sys.executable).with_name("jupyter-book"))
 WINDOWS = {"a desktop": (1280, 900, "light"), "a phone": (360, 740, "dark")}
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SWITCHES = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 # What is read off a page: a list of sentences for everything that is wrong, and two counts.
 LOOK = """
@@ -43,6 +26,7 @@ async () => {
   await window.MathJax?.startup?.promise;
   const article = document.querySelector(".bd-article");
   const images = [...article.querySelectorAll("img")];
+  images.forEach((image) => { image.loading = "eager"; }); // those that lie folded too
   await Promise.all(images.map((image) => image.decode().catch(() => null)));
   const formulas = [...article.querySelectorAll(".math")];
   const raw = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
@@ -124,39 +108,6 @@ class Visit:
     complaints: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
     unanswered: list[str] = field(default_factory=list)
-
-
-@pytest.fixture(scope="session")
-def site() -> Path:
-    """The rendered book."""
-    words = [COMMAND, "build", str(ROOT), "-W", "-n", "--keep-going"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    said = (done.stdout + done.stderr).splitlines()
-    complaints = [line for line in said if re.search("WARNING|ERROR", line)] or said[-3:]
-    assert done.returncode == 0, "the book does not render without warnings:\n" + "\n".join(complaints)
-    return SITE
-
-
-@pytest.fixture(scope="session")
-def pages(site: Path) -> dict[Path, BeautifulSoup]:
-    """Every page of the book, parsed, by its file; what an earlier build left behind is not among them."""
-    index = (site / "searchindex.js").read_text(encoding="utf-8")
-    names = json.loads(index.removeprefix("Search.setIndex(").removesuffix(")"))["docnames"]
-    files = [site / f"{name}.html" for name in ("index", "search", *names)]
-    return {file: BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser") for file in files}
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator:
-    """A headless browser."""
-    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser found: install one of {', '.join(BROWSERS)} to test the pages")
-    with driver.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=found, args=SWITCHES)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,9 @@
 
 Pictures are stored once more as lossless WebP, the same to the pixel and less than half as long; an animation
 stays as it is. Each says how large it is, so that the text below it stays where it is when it arrives, and is
-decoded while the reader reads on. What no page loads is left out: the theme's icon fonts, for which
-``book.css`` has drawings, and the maps for debugging its style sheets.
+decoded while the reader reads on; one that lies folded is fetched when it is unfolded. What no page loads is
+left out: the theme's icon fonts, for which ``book.css`` has drawings, and the maps for debugging its style
+sheets.
 """
 
 from __future__ import annotations
@@ -49,10 +50,16 @@ def _dress(app: Sphinx, page: str, template: str, context: dict, document: nodes
         tag = found[0] if moves else found[0].replace(f"{found['name']}.png", f"{found['name']}.webp")
         if not re.search(r"\s(width|height)=", tag):
             tag = tag.replace("<img", f'<img width="{width}" height="{height}"', 1)
-        return tag.replace("<img", '<img decoding="async"', 1)
+        when = 'loading="lazy"' if _folded(found.string, found.start()) else 'decoding="async"'
+        return tag.replace("<img", f"<img {when}", 1)
 
     if document is not None:
         context["body"] = _PICTURE.sub(dressed, context["body"])
+
+
+def _folded(body: str, place: int) -> bool:
+    """Return whether a place in a page lies within something folded."""
+    return body.count("<details", 0, place) > body.count("</details", 0, place)
 
 
 def _shrink(app: Sphinx, error: Exception | None) -> None:
