@@ -139,36 +139,42 @@ def _drive(
         while len(running) < _AT_ONCE and (order := next(waiting, None)):
             hand_out(order)
 
-    stop = summary.out / FOLDER / STOP
-    with show_counts(show, client.dashboard_link, len(orders)) as counts:
-        try:
-            fill()
-            looked = 0.0
-            while running:
-                for future in _arrived(back):
-                    _, order = running.pop(future.key)
-                    outcome = _outcome(future, order)
-                    if outcome is None:
-                        raise _lost(summary)
-                    future.release()
-                    if outcome.again and tried[order.key] <= order.retries:
-                        tried[order.key] += 1
-                        summary.again += 1
-                        hand_out(order)
-                    else:
-                        _count(outcome, order, summary)
-                fill()
-                if client.status != "running":
+    showing = show_counts(show, client.dashboard_link, len(orders))
+    with showing as counts, _workers_stop_too(client, running, summary.out):
+        fill()
+        looked = 0.0
+        while running:
+            for future in _arrived(back):
+                _, order = running.pop(future.key)
+                outcome = _outcome(future, order)
+                if outcome is None:
                     raise _lost(summary)
-                if time.monotonic() - looked > _LOOK:
-                    looked = time.monotonic()
-                    counts.update(_counts(summary))
-            counts.update(_counts(summary))
-        except BaseException:
-            stop.touch()  # reaches also workers that this process did not start
-            with suppress(Exception):  # a lost scheduler cancels nothing
-                client.cancel([future for future, _ in running.values()])
-            raise
+                future.release()
+                if outcome.again and tried[order.key] <= order.retries:
+                    tried[order.key] += 1
+                    summary.again += 1
+                    hand_out(order)
+                else:
+                    _count(outcome, order, summary)
+            fill()
+            if client.status != "running":
+                raise _lost(summary)
+            if time.monotonic() - looked > _LOOK:
+                looked = time.monotonic()
+                counts.update(_counts(summary))
+        counts.update(_counts(summary))
+
+
+@contextmanager
+def _workers_stop_too(client: Client, running: dict[str, tuple[Future, Order]], out: Path) -> Iterator[None]:
+    """Tell the workers when the sweep ends before its time, also those that this process did not start."""
+    try:
+        yield
+    except BaseException:
+        (out / FOLDER / STOP).touch()
+        with suppress(Exception):  # a lost scheduler cancels nothing
+            client.cancel([future for future, _ in running.values()])
+        raise
 
 
 def _counts(summary: Summary) -> Counts:

@@ -199,50 +199,45 @@ def _notebook(results: SweepResults) -> Any:
     """Return the report as a notebook, not yet executed."""
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-    def shown(call: str) -> Any:
-        return new_code_cell(f"HTML(report.{call})")
-
-    def drawn(call: str, alt: str) -> Any:
-        return new_code_cell(f"report.{call};", metadata={"mystnb": {"image": {"alt": alt}}})
-
     slugs = ", ".join(dict.fromkeys(c.partition("/")[0] for c in results.chapters))
+    start = "from IPython.display import HTML\n\nfrom reprobook.sweeps.reporting import Report\n\n"
     cells = [
         new_markdown_cell(f"# A sweep of {slugs}"),
-        new_code_cell(
-            "from IPython.display import HTML\n\nfrom reprobook.sweeps.reporting import Report\n\n"
-            "report = Report.read()"
-        ),
-        shown("summary()"),
+        new_code_cell(f"{start}report = Report.read()"),
+        new_code_cell("HTML(report.summary())"),
+        *(cell for chapter in results.chapters for cell in _cells_of(results, chapter)),
+        new_markdown_cell("## Jobs without a result"),
+        new_code_cell("HTML(report.failures())"),
     ]
-    for chapter in results.chapters:
-        cells += [
-            new_markdown_cell(f"## {chapter}\n\nEvery claim with the estimate that all seeds give together."),
-            shown(f"claims({chapter!r})"),
-            new_markdown_cell(
-                "How the values spread: a dot a job, a bar for the 95 % interval over all seeds, and a green "
-                "shade where the claim holds. Claims that come out alike in every job are left out."
-            ),
-            drawn(
-                f"draw_spread({chapter!r})",
-                f"The values of each claim of {chapter} by job, with the interval over all seeds.",
-            ),
-        ]
-        for parameter in results.varied:
-            if any(parameter in r.parameters for r in results.records if r.chapter == chapter):
-                cells += [
-                    new_markdown_cell(
-                        f"Claims that change with `{parameter}`; dotted, the bound of the criterion."
-                    ),
-                    drawn(
-                        f"draw_curves({chapter!r}, {parameter!r})",
-                        f"Claims of {chapter} against {parameter}.",
-                    ),
-                ]
-    cells += [new_markdown_cell("## Jobs without a result"), shown("failures()")]
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     return new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+
+def _cells_of(results: SweepResults, chapter: str) -> list[Any]:
+    """Return the cells about one notebook: its claims, how they spread, and a figure a parameter."""
+    from nbformat.v4 import new_code_cell, new_markdown_cell
+
+    def drawn(call: str, alt: str) -> Any:
+        return new_code_cell(f"report.{call};", metadata={"mystnb": {"image": {"alt": alt}}})
+
+    spread = f"The values of each claim of {chapter} by job, with the interval over all seeds."
+    cells = [
+        new_markdown_cell(f"## {chapter}\n\nEvery claim with the estimate that all seeds give together."),
+        new_code_cell(f"HTML(report.claims({chapter!r}))"),
+        new_markdown_cell(
+            "How the values spread: a dot a job, a bar for the 95 % interval over all seeds, and a green "
+            "shade where the claim holds. Claims that come out alike in every job are left out."
+        ),
+        drawn(f"draw_spread({chapter!r})", spread),
+    ]
+    own = [record.parameters for record in results.records if record.chapter == chapter]
+    for parameter in (p for p in results.varied if p in own[0]):
+        words = f"Claims that change with `{parameter}`; dotted, the bound of the criterion."
+        alt = f"Claims of {chapter} against {parameter}."
+        cells += [new_markdown_cell(words), drawn(f"draw_curves({chapter!r}, {parameter!r})", alt)]
+    return cells
 
 
 def _executed(notebook: Any, folder: Path) -> Any:
