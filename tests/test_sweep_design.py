@@ -324,3 +324,11 @@ def finished_blocks(book, toy_sheet):
         return replace(Record(SCHEMA, **kept, **words, **empty, claims=claims), error=None)
 
     return [record(0, 2), record(2, 4), record(6, 1)], record(0, 7)
+
+
+def test_a_parameter_given_twice_is_refused(book, capsys):
+    from reprobook.cli import main
+
+    words = ["sweep", "toy", "--seeds", "0:2", "-p", "scale", "1", "-p", "scale", "2", "--dry-run"]
+    assert main(words) == 2
+    assert "-p sets 'scale' twice" in capsys.readouterr().err

@@ -136,7 +136,9 @@ def run(
         return parameters(slug, tier)
     from reprobook import running
 
-    done = running.run(slug, tier, _given(parameter or []), out=out, record=record, force=force)
+    done = running.run(
+        slug, tier, cli_sweep.given_values(parameter or []), out=out, record=record, force=force
+    )
     results = done.record.results()
     _show(_CLAIM_COLUMNS, [_claim_row(r) for r in results])
     _tell_where(done)
@@ -318,21 +320,6 @@ def _join_pairs(words: Sequence[str]) -> list[str]:
         elif word in ("-p", "--parameter") and rest:
             joined.append(rest.pop(0))
     return joined
-
-
-def _given(pairs: Sequence[str]) -> dict[str, Any]:
-    """Read the values given with ``-p``."""
-    from reprobook.parameters import parse_value
-
-    given = {}
-    for pair in pairs:
-        name, sign, value = pair.partition("=")
-        if not sign:
-            raise typer.BadParameter(f"-p takes a name and a value, got only '{pair}'")
-        if name in given:
-            raise typer.BadParameter(f"-p sets '{name}' twice")
-        given[name] = parse_value(value)
-    return given
 
 
 def _say(message: str, code: int) -> int:

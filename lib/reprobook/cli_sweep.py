@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from reprobook.sweeps import Sweep
     from reprobook.sweeps.engines import Engine
 
-__all__ = ["sweep", "report"]
+__all__ = ["sweep", "report", "given_values"]
 
 
 def sweep(
@@ -129,7 +130,7 @@ def _asked_for(what: str, notebooks: list[str], changes: dict[str, Any]) -> Swee
     if "grid" in changes:
         changes["grid"] = parse_grid(changes["grid"])
     if "parameters" in changes:
-        changes["parameters"] = dict(_pair(p) for p in changes["parameters"])
+        changes["parameters"] = given_values(changes["parameters"])
     if "seeds_per_job" in changes:
         changes["seeds_per_job"] = parse_value(changes["seeds_per_job"])
     if what.endswith((".yml", ".yaml")):
@@ -141,13 +142,23 @@ def _asked_for(what: str, notebooks: list[str], changes: dict[str, Any]) -> Swee
     return Sweep(_names(what, notebooks), **changes)
 
 
-def _pair(text: str) -> tuple[str, Any]:
+def given_values(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read the values given with ``-p``, as ``NAME=VALUE``.
+
+    Raises:
+        typer.BadParameter: for a name without a value, or one that stands twice.
+    """
     from reprobook.parameters import parse_value
 
-    name, sign, value = text.partition("=")
-    if not sign:
-        raise typer.BadParameter(f"-p takes a name and a value, got only '{text}'")
-    return name, parse_value(value)
+    given = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign:
+            raise typer.BadParameter(f"-p takes a name and a value, got only '{pair}'")
+        if name in given:
+            raise typer.BadParameter(f"-p sets '{name}' twice")
+        given[name] = parse_value(value)
+    return given
 
 
 def _names(slug: str, notebooks: list[str]) -> list[str]:
