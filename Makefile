@@ -10,12 +10,13 @@ RENDER = .venv/bin/jupyter-book build . -W -n --keep-going && echo "The book is 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help book test rerun chapter new lint bench clean setup venv
+.PHONY: help book pdf test rerun chapter new lint bench clean setup venv
 
 help:
 	@echo "Papers You Can Rerun"
 	@echo
 	@echo "  make book                 run the chapters whose code has changed, then render the book"
+	@echo "  make pdf                  the same, and then print the whole book into one PDF; needs Chromium"
 	@echo "  make test                 prove everything: library, pages, and every chapter run again"
 	@echo "  make chapter CHAPTER=...  run one chapter if its code has changed, then render the book"
 	@echo "  make rerun                run every chapter, changed or not, then render the book"
@@ -32,6 +33,9 @@ help:
 book: setup
 	@$(PY) -m reprobook.cli refresh
 	@$(RENDER)
+
+pdf: book
+	@$(PY) tools/print_book.py
 
 rerun: setup
 	@$(PY) -m reprobook.cli refresh --all
