@@ -37,6 +37,7 @@ HEADINGS = (
     "Departures from the paper",
     "What was easy, what was hard",
     "Exercises",
+    "What next",
     "References",
 )
 COMMON_PARAMETERS = {"seed": "int", "num_seeds": "int", "device": "str"}
