@@ -1,6 +1,7 @@
 """The book, rendered once, and one browser for all tests that open its pages."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -57,3 +58,9 @@ def chromium() -> Iterator:
         browser = play.chromium.launch(executable_path=found, args=SWITCHES)
         yield browser
         browser.close()
+
+
+def shoot(tab, name: str) -> None:
+    """Keep a picture of all of an open page in ``_shots``, if ``REPROBOOK_SHOTS`` is 1."""
+    if os.environ.get("REPROBOOK_SHOTS") == "1":
+        tab.screenshot(path=ROOT / "_shots" / f"{name}.png", full_page=True)

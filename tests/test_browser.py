@@ -4,7 +4,6 @@ What would take long on every page is asked of a few that stand for all: a page 
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -16,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from bs4 import BeautifulSoup
 
-from rendered import ROOT
+from rendered import ROOT, shoot
 from reprobook.claims import load_claims
 from reprobook.jobs import declared_parameters, tiers
 from reprobook.parameters import parse_value
@@ -32,6 +31,7 @@ KINDS = [
     "book/index.html",
     "book/rerun.html",
     "book/licence.html",
+    "book/conversations.html",
     "book/api/pages.html",
     "chapters/dann/settings.html",
     "search.html",
@@ -58,14 +58,6 @@ def tab(chromium) -> Iterator:
     context = chromium.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
     yield context.new_page()
     context.close()
-
-
-def shoot(tab, name: str) -> None:
-    """Keep a picture of what is seen, if that is wished."""
-    if os.environ.get("REPROBOOK_SHOTS") == "1":
-        folder = ROOT / "_shots"
-        folder.mkdir(exist_ok=True)
-        tab.screenshot(path=folder / f"{name}.png")
 
 
 # --------------------------------------------------------------------------- search
@@ -136,7 +128,6 @@ def test_axe_finds_nothing_serious(tab, site, page):
     for scheme in ("light", "dark"):
         tab.evaluate(SCHEME, scheme)
         found[scheme] = findings(tab, {})
-        shoot(tab, f"{page.replace('/', '-').removesuffix('.html')}-{scheme}")
     assert found == {"light": [], "dark": []}
 
 

@@ -16,6 +16,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 import reprobook
+from rendered import shoot
 
 ROOT = Path(__file__).resolve().parents[1]
 WINDOWS = {"a desktop": (1280, 900, "light"), "a phone": (360, 740, "dark")}
@@ -136,6 +137,8 @@ def visit(context, report: Visit, file: Path) -> Visit:
         tab.evaluate(SCHEME, scheme)
         report.widths[scheme] = tab.evaluate(WIDTH)
         report.faint[scheme] = tab.evaluate(CONTRAST)
+        name = report.page.removesuffix(".html").replace("/", "-")
+        shoot(tab, f"{name}, {report.window}, {scheme}")
     tab.close()
     return report
 
