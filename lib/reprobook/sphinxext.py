@@ -16,6 +16,7 @@ anew when one of them changes, appears or goes.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -258,6 +259,8 @@ def _merge(app: Sphinx, env: BuildEnvironment, documents: list[str], other: Buil
 def _use_this_book(app: Sphinx) -> None:
     """Read the chapters of the book being built, wherever the command was started."""
     os.environ["REPROBOOK_ROOT"] = str(app.srcdir)
+    gc.freeze()
+    gc.set_threshold(500_000)  # pages are large trees: looking for rubbish in them all the time takes longest
 
 
 def _expect_claims_data(app: Sphinx, config: Config) -> None:

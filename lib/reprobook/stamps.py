@@ -143,10 +143,10 @@ def reached_modules(source: str, package: Path = PACKAGE) -> list[Path]:
     while waiting:
         label, text, parent = waiting.pop()
         try:
-            tree = ast.parse(text)
+            names = _imported(text, parent)
         except SyntaxError as error:
             raise UserError(f"{label} is not valid Python: {error.msg} (line {error.lineno})") from None
-        for name in _imported(tree, parent):
+        for name in names:
             for path in _files(name, package):
                 if path not in found:
                     found.add(path)
@@ -161,7 +161,8 @@ def reached_pins(sources: Iterable[str]) -> list[str]:
     Args:
         sources: valid Python, also with lines of IPython magic.
     """
-    names = {name.partition(".")[0] for s in sources for name in _imported(_parsed(s), "")}
+    plain = (_MAGIC.sub(r"\1pass", source) for source in sources)
+    names = {name.partition(".")[0] for source in plain for name in _imported(source, "")}
     names -= {PACKAGE.name}  # needs whatever any chapter needs
     waiting = [name for module in names for name in _distributions().get(module, [module])]
     found: set[str] = set()
@@ -192,25 +193,23 @@ def _plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
-def _parsed(source: str) -> ast.Module:
-    return ast.parse(_MAGIC.sub(r"\1pass", source))
-
-
-def _imported(tree: ast.AST, parent: str) -> Iterator[str]:
-    """Yield every dotted name that a module's import statements may load.
+@cache
+def _imported(source: str, parent: str) -> list[str]:
+    """Return every dotted name that a module's import statements may load.
 
     Args:
-        tree: the parsed module.
+        source: the module.
         parent: the dotted name of the package that the module stands in, for relative imports.
     """
-    for node in ast.walk(tree):
+    names = []
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             above = parent.split(".")[: len(parent.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *filter(None, [node.module])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return names
 
 
 def _files(name: str, package: Path) -> Iterator[Path]:
