@@ -60,6 +60,8 @@ def test_names_of_the_library_are_those_that_the_cells_import():
         ("h(f)", [("h", "reprobook.a.g"), ("f", "reprobook.a.f")]),
         ("f.more(x)", [("f.more", "reprobook.a.f.more")]),
         ("x.f(2)", []),
+        ("x.y.f(2)", []),
+        ("x().f(2)", []),
         ("run(f=3)", []),
         ("run(f=f)", [("f", "reprobook.a.f")]),
         ("f = 3", [("f", "reprobook.a.f")]),
