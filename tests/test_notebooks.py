@@ -5,9 +5,10 @@ import io
 
 import nbformat
 import numpy as np
-from PIL import Image
+import pytest
+from PIL import Image, ImageDraw
 
-from reprobook.notebooks import read_notebook, stored
+from reprobook.notebooks import light, read_notebook, stored
 from reprobook.paths import book_root
 from reprobook.records import Record
 
@@ -28,23 +29,57 @@ def stored_output(output):
     return nbformat.reads(stored(source, ran, RECORD), as_version=4).cells[0].outputs[0]
 
 
+def made_light(picture, **more):
+    """A picture as a light notebook holds it, and how many bytes it takes before and after."""
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True, **more)
+    png = base64.b64encode(file.getvalue()).decode()
+    output = nbformat.v4.new_output("display_data", {"image/png": png})
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x()", outputs=[output])])
+    (cell,) = nbformat.reads(light(nbformat.writes(notebook)), as_version=4).cells
+    kept = cell.outputs[0].data["image/png"]
+    return Image.open(io.BytesIO(base64.b64decode(kept))), len(png), len(kept)
+
+
+def pixels(picture, mode="RGB"):
+    return np.asarray(picture.convert(mode)).astype(float)
+
+
 def test_moving_pictures_keep_their_frames():
     frames = [Image.new("RGB", (8, 8), (60 * k, 0, 0)) for k in range(4)]
-    film = io.BytesIO()
-    frames[0].save(film, "PNG", save_all=True, append_images=frames[1:], duration=60)
-    png = base64.b64encode(film.getvalue()).decode()
-    kept = stored_output(nbformat.v4.new_output("display_data", {"image/png": png})).data["image/png"]
-    assert Image.open(io.BytesIO(base64.b64decode(kept))).n_frames == 4
+    after, _, _ = made_light(frames[0], save_all=True, append_images=frames[1:], duration=60)
+    assert after.n_frames == 4
 
 
-def test_stored_pictures_keep_every_pixel_and_do_not_grow():
-    pixels = np.random.default_rng(0).integers(0, 4, (40, 60, 3), dtype=np.uint8) * 60
-    plain = io.BytesIO()
-    Image.fromarray(pixels).save(plain, "PNG", compress_level=0)
-    png = base64.b64encode(plain.getvalue()).decode()
-    kept = stored_output(nbformat.v4.new_output("display_data", {"image/png": png})).data["image/png"]
-    assert len(kept) < len(png)
-    assert np.array_equal(np.array(Image.open(io.BytesIO(base64.b64decode(kept)))), pixels)
+def test_pictures_with_few_colors_keep_every_pixel():
+    before = Image.fromarray(np.random.default_rng(0).integers(0, 3, (40, 60, 3), dtype=np.uint8) * 80)
+    after, size_before, size_after = made_light(before)
+    assert np.array_equal(pixels(before), pixels(after))
+    assert size_after < size_before
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_plots_look_the_same_and_weigh_less_than_half(mode):
+    plot = Image.new("RGB", (1600, 1200), "white")
+    draw = ImageDraw.Draw(plot)
+    for k in range(12):
+        color = (20 * k, 255 - 20 * k, (90 * k) % 256)
+        draw.line([(0, 100 * k), (1600, 1200 - 60 * k)], color, 9)
+        draw.ellipse([130 * k, 500, 130 * k + 90, 590], color)
+    draw.rectangle([1500, 20, 1520, 40], (255, 0, 255))  # small, and of a color of its own
+    before = plot.resize((800, 600), Image.Resampling.LANCZOS).convert(mode)
+    after, size_before, size_after = made_light(before)
+    moved = pixels(before) - pixels(after)
+    assert (moved**2).mean((0, 1)).max() <= 2**2
+    assert np.abs(moved[15, 755]).max() <= 8
+    assert size_after < size_before / 2
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_photographs_and_transparent_pictures_keep_every_pixel(mode):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, len(mode)), dtype=np.uint8)
+    after, _, _ = made_light(Image.fromarray(noise))
+    assert np.array_equal(pixels(after, mode), noise)
 
 
 def test_a_stored_warning_does_not_say_where_the_book_stands():

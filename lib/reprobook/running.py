@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from reprobook.errors import UserError
 from reprobook.jobs import LAPTOP, Job, canonical_name, plan, tier_files
+from reprobook.notebooks import light
 from reprobook.paths import book_root, chapter_slugs, notebook_names, notebook_path
 from reprobook.records import Record, RecordError, read_record_file
 from reprobook.stamps import is_stale
@@ -105,6 +106,7 @@ def run(
     notebook, record_file = folder / f"{job.name}.ipynb", folder / f"{job.name}.json"
     check_writable(folder)
     made, text = _execute(job, folder, job.name, display, limits)
+    text = light(text) if record else text
     _store(text, {notebook: text, record_file: made.to_json()})
     _forget_failures(folder, job.name)
     return Run(notebook, record_file, made, fresh=True)
@@ -173,6 +175,7 @@ def _refresh_one(name: str, display: Display | None) -> Run:
     aside = _runs_folder(job.slug)
     check_writable(aside)
     made, text = _execute(job, aside, job.path.stem, display)
+    text = light(text)
     if job.path.read_text(encoding="utf-8") != job.text:
         kept = aside / f"{job.path.stem}.ipynb"
         write_files({kept: text})
