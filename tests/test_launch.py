@@ -14,7 +14,7 @@ from sphinx.errors import ConfigError
 from conftest import command_environment
 from reprobook.jobs import declared_parameters
 from reprobook.sphinx_launch import SETTING, _check_setting, launch_links, rerun_form, value_text
-from reprobook.sphinx_light import smaller
+from reprobook.sphinx_light import bare, smaller
 from test_sphinxext import CONFIGURATION, build, dress, html_of, page
 
 EXTENSIONS = ', "reprobook.sphinx_launch", "reprobook.sphinx_light"]'
@@ -95,6 +95,27 @@ def test_no_value_of_a_notebook_can_end_the_script_that_holds_it(executed_book):
     soup = BeautifulSoup("".join(node.astext() for node in rerun_form("toy")), "html.parser")
     assert "</script> | fail" in declared_parameters("toy")["trouble"].allowed
     assert "\\u003c/script>" in soup.select_one("script").string
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            '<span class="n">x</span> <span class="o">=</span> <span class="mi">2</span>',
+            'x = <span class="mi">2</span>',
+        ),
+        ('<span class="n"><span class="pre">int</span></span>', "int"),
+        (
+            '<span class="sd">"""A</span>\n<span class="sd">B &lt; C</span>\n\n  <span class="sd">"""</span>',
+            '<span class="sd">"""A\nB &lt; C\n\n  """</span>',
+        ),
+        ('<span class="k">if</span> <span class="kc">None</span>',) * 2,
+        ('<span class="guilabel">A</span> <span class="guilabel">B</span>',) * 2,
+        ('<span class="n"><a href="b.html">b</a></span>',) * 2,
+    ],
+)
+def test_only_markup_without_a_look_is_left_out(before, after):
+    assert bare(before) == after
 
 
 def test_a_smaller_picture_is_the_same_to_the_pixel(tmp_path):

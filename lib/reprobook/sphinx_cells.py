@@ -86,7 +86,7 @@ def link_names(code: str, names: dict[str, str], address: Address) -> str:
                 if known == full and found["attribute"]:
                     shown, rest = shown.split("</span>", 1)
                     shown, tail = f"{shown}</span>", rest + tail
-                return f'<a class="rb-api" href="{escape(href)}" title="{escape(known)}">{shown}</a>{tail}'
+                return f'<a class="rb-api" href="{escape(href)}">{shown}</a>{tail}'
         return found[0]
 
     return _NAME.sub(linked, code)

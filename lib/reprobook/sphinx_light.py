@@ -3,8 +3,8 @@
 Pictures are stored once more as lossless WebP, the same to the pixel and less than half as long; an animation
 stays as it is. Each says how large it is, so that the text below it stays where it is when it arrives, and is
 decoded while the reader reads on; one that lies folded is fetched when it is unfolded. What no page loads is
-left out: the theme's icon fonts, for which ``book.css`` has drawings, and the maps for debugging its style
-sheets.
+left out: the theme's icon fonts, for which ``book.css`` has drawings, the maps for debugging its style
+sheets, and markup of code and literals that changes nothing to the eye.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ from sphinx.application import Sphinx
 
 from reprobook import __version__
 
-__all__ = ["setup", "smaller"]
+__all__ = ["setup", "smaller", "bare"]
 
 _PICTURE = re.compile(r"<img\b[^>]*?\bsrc=\"(?P<folder>[^\"]*_images/)(?P<name>[^\"/]+)\.png\"[^>]*>")
+# names, operators, brackets and blanks of code, all in the colour of the text; the words of a literal
+_PLAIN = re.compile(r'<span class="(?:n|nn|o|p|w|pre)">([^<]*)</span>')
+# pieces of code in one colour, as the lines of a docstring are
+_ALIKE = re.compile(r'<span class="(\w{1,2})">[^<]*</span>(?:\s*<span class="\1">[^<]*</span>)+')
 _LEFT_OUT = ("vendor/fontawesome", "styles/*.map", "scripts/*.map", "scripts/*.LICENSE.txt")
 
 
@@ -29,7 +33,16 @@ def smaller(source: Path, target: Path) -> None:
     """Store a picture as lossless WebP, unless that was done since it last changed."""
     if not target.is_file() or target.stat().st_mtime < source.stat().st_mtime:
         with Image.open(source) as picture:
-            picture.save(target, "WEBP", lossless=True, method=3)
+            picture.save(target, "WEBP", lossless=True, method=4)
+
+
+def bare(body: str) -> str:
+    """Return the body of a page without the markup of code and literals that gives them no look."""
+    for _ in range(2):  # literals stand within names, in signatures
+        body = _PLAIN.sub(r"\1", body)
+    return _ALIKE.sub(
+        lambda found: f'<span class="{found[1]}">{re.sub("<[^>]*>", "", found[0])}</span>', body
+    )
 
 
 def _moves(picture: Image.Image) -> bool:
@@ -53,8 +66,8 @@ def _dress(app: Sphinx, page: str, template: str, context: dict, document: nodes
         when = 'loading="lazy"' if _folded(found.string, found.start()) else 'decoding="async"'
         return tag.replace("<img", f"<img {when}", 1)
 
-    if document is not None:
-        context["body"] = _PICTURE.sub(dressed, context["body"])
+    if "body" in context:
+        context["body"] = _PICTURE.sub(dressed, bare(context["body"]))
 
 
 def _folded(body: str, place: int) -> bool:

@@ -23,10 +23,11 @@ from sphinx.config import Config
 from reprobook import __version__
 from reprobook.stamps import PACKAGE
 
-__all__ = ["setup", "line_of", "module_page"]
+__all__ = ["setup", "line_of", "highlighted"]
 
 _FOLDER = "_modules"  # of the site
-_PLAIN = re.compile(r'<span class="(?:n|p|w)">([^<]*)</span>')  # names, brackets and blanks: black
+_TEMPLATE = "source.html"
+_DEFINITION = re.compile(r"\s*(@|(async )?def |class )")  # decorated or not
 
 
 def line_of(module: str, name: str) -> int | None:
@@ -44,16 +45,13 @@ def line_of(module: str, name: str) -> int | None:
         return None
 
 
-def module_page(source: str, reference: str) -> str:
-    """Return the body of a module's page.
-
-    Args:
-        source: the module.
-        reference: the address of what the reference says of it.
-    """
-    form = HtmlFormatter(linespans="line", cssclass="highlight")
-    code = _PLAIN.sub(r"\1", highlight(source, PythonLexer(), form))
-    return f'<p><a href="{reference}">In the reference</a></p><div class="highlight-python">{code}</div>'
+def highlighted(source: str) -> str:
+    """Return the source of a module as HTML, with an anchor at every definition, such as ``line-12``."""
+    lines = highlight(source, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).split("\n")
+    for place, plain in enumerate(source.splitlines()):
+        if _DEFINITION.match(plain):
+            lines[place] = f'<span id="line-{place + 1}">{lines[place]}</span>'
+    return '<div class="highlight"><pre tabindex="0">' + "\n".join(lines) + "</pre></div>"
 
 
 def _resolve_for(app: Sphinx):
@@ -74,7 +72,9 @@ def _configure(app: Sphinx, config: Config) -> None:
 
 
 def _pages(app: Sphinx) -> Iterator[tuple[str, dict[str, str], str]]:
-    """Yield the pages of those modules in the reference that changed since they were written."""
+    """Yield the pages of modules that changed, or look different, since they were written."""
+    form = Path(app.srcdir) / "book" / "_templates" / _TEMPLATE
+    looks = max(path.stat().st_mtime for path in (form, Path(__file__)) if path.is_file())
     for name, module in app.env.domains["py"].modules.items():
         file = PACKAGE.joinpath(*name.split(".")[1:])
         file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
@@ -82,10 +82,10 @@ def _pages(app: Sphinx) -> Iterator[tuple[str, dict[str, str], str]]:
         written = Path(app.outdir) / f"{page}.html"
         if name.split(".")[0] != PACKAGE.name or not file.is_file():
             continue
-        if not written.is_file() or written.stat().st_mtime < file.stat().st_mtime:
+        if not written.is_file() or written.stat().st_mtime < max(looks, file.stat().st_mtime):
             back = f"{app.builder.get_relative_uri(page, module.docname)}#{module.node_id}"
-            body = module_page(file.read_text(encoding="utf-8"), back)
-            yield page, {"title": name, "body": f"<h1>{name}</h1>{body}"}, "page.html"
+            body = highlighted(file.read_text(encoding="utf-8"))
+            yield page, {"title": name, "reference": back, "body": body}, _TEMPLATE
 
 
 def setup(app: Sphinx) -> dict:
