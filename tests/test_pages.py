@@ -241,11 +241,20 @@ def test_choosing_a_verdict_leaves_only_its_claims(chromium, site):
     tab.goto((site / "book" / "scoreboard.html").as_uri())
     rows = """() => [...document.querySelectorAll(".rb-row")]
         .filter((row) => row.checkVisibility()).map((row) => row.className)"""
-    everything = tab.evaluate(rows)
-    tab.check("input[value=rb-not-attempted]", force=True)
-    assert tab.evaluate(rows) == [row for row in everything if "rb-not-attempted" in row]
+    everything = tab.evaluate('[...document.querySelectorAll(".rb-row")].map((row) => row.className)')
+    assert tab.evaluate(rows) == []  # folded, under the titles of their notebooks
+    for verdict in ("rb-not-attempted", "rb-not-reproduced"):
+        tab.check(f"input[value={verdict}]", force=True)
+        assert tab.evaluate(rows) == [row for row in everything if verdict in row] != []
+        parts = tab.locator(".rb-board-part:visible")
+        assert all(parts.nth(k).locator(f".{verdict}:visible").count() for k in range(parts.count()))
     tab.check("input[value=rb-all]", force=True)
-    assert tab.evaluate(rows) == everything != []
+    assert tab.evaluate(rows) == []
+    first = tab.locator(".rb-board-part summary").first
+    first.focus()
+    tab.keyboard.press("Enter")
+    held = tab.locator(".rb-board-part").first.locator(".rb-row").count()
+    assert len(tab.evaluate(rows)) == held > 0
     tab.close()
 
 

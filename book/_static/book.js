@@ -10,6 +10,12 @@ function unfoldTarget() {
 addEventListener("hashchange", unfoldTarget);
 addEventListener("DOMContentLoaded", unfoldTarget);
 
+// On the scoreboard, choosing a verdict unfolds its claims; what has none of them is left out by style.
+addEventListener("change", ({ target }) => {
+  if (target.name !== "rb-show") return;
+  for (const part of document.querySelectorAll(".rb-board-part")) part.open = target.value !== "rb-all";
+});
+
 // Paper is light, whatever the screen was.
 {
   const page = document.documentElement.dataset;

@@ -102,7 +102,7 @@ def _in_words(results: Iterable[Result]) -> str:
     """Return the counts that are not zero as one line of words."""
     counts = count_verdicts(results)
     words = [f"<span class='{v.css}'>{n} {v.sign} {v.value}</span>" for v, n in counts.items() if n]
-    return f"<p class='rb-words'>{' '.join(words)}</p>"
+    return f"<span class='rb-words'>{' '.join(words)}</span>"
 
 
 def _notice(title: str, words: str = "") -> str:
@@ -257,8 +257,9 @@ def chapter_card(chapter: ChapterOverview, number: int, link: Link) -> tuple[str
 def scoreboard(chapters: list[ChapterOverview], link: Link) -> str:
     """Return every claim of every chapter with its verdicts, totals on top.
 
-    The totals are radio buttons: choosing one leaves only the claims of that verdict, by style alone. A claim
-    that only a recorded run tests counts with that run's verdict.
+    The claims of a notebook lie folded under its title and counts. The totals are radio buttons: choosing one
+    leaves only the claims of that verdict, and unfolds them. A claim that only a recorded run tests counts with
+    that run's verdict.
     """
     results = [r for c in chapters for r in c.results]
     counts = count_verdicts(results)
@@ -282,18 +283,30 @@ def _choice(css: str, words: str, count: int, chosen: bool = False) -> str:
 
 
 def _board(chapter: ChapterOverview, number: int, link: Link) -> str:
-    rows = "".join(_board_row(chapter, result, link) for result in chapter.results)
+    parts = "".join(_board_part(chapter, page, link) for page in chapter.documents)
+    title = f"<a href='{link(chapter.documents[0], '')}'>{number}. {escape(chapter.title)}</a>"
+    return (
+        f"<section class='rb-board' id='board-{chapter.slug}'>"
+        f"<p class='rb-board-title' role='heading' aria-level='2'>{title}</p>{parts}</section>"
+    )
+
+
+def _board_part(chapter: ChapterOverview, page: str, link: Link) -> str:
+    """Return the claims that a page answers for, folded under its title and counts."""
+    results = [r for r in chapter.results if chapter.page_of(r.claim) == page]
+    if not results:
+        return ""
+    rows = "".join(_board_row(chapter, result, link) for result in results)
     heads = "".join(
         f"<th scope='col'>{h}</th>" for h in ("Claim", "Laptop tier", "Over seeds", "Recorded runs")
     )
-    title = f"<a href='{link(chapter.documents[0], '')}'>{number}. {escape(chapter.title)}</a>"
-    label = f"Claims of {escape(chapter.title)}"
+    title = escape(chapter.titles[page])
     return (
-        f"<section class='rb-board' id='board-{chapter.slug}'>"
-        f"<p class='rb-board-title' role='heading' aria-level='2'>{title}</p>{_in_words(chapter.results)}"
-        f"<div class='rb-claims-box' tabindex='0' role='region' aria-label='{label}'>"
+        "<details class='rb-fold rb-board-part'>"
+        f"<summary><b>{title}</b>{bar(results)}{_in_words(results)}</summary>"
+        f"<div class='rb-claims-box' tabindex='0' role='region' aria-label='Claims of {title}'>"
         f"<table class='rb-claims rb-board-table'><thead><tr>{heads}</tr></thead>"
-        f"<tbody>{rows}</tbody></table></div></section>"
+        f"<tbody>{rows}</tbody></table></div></details>"
     )
 
 

@@ -77,6 +77,7 @@ class ChapterOverview:
         slug: the chapter's folder.
         title: the first heading of its first notebook in the table of contents.
         documents: the chapter's pages in order, as Sphinx names them (``chapters/dann/dann``).
+        titles: the first heading of each page, by page.
         sheet: its paper and its claims.
         executed: the laptop run of each page that was executed, by page.
         recorded: the recorded runs, sorted by name.
@@ -86,6 +87,7 @@ class ChapterOverview:
     slug: str
     title: str
     documents: list[str]
+    titles: dict[str, str]
     sheet: ClaimSheet
     executed: dict[str, ShownRun] = field(default_factory=dict)
     recorded: list[ShownRun] = field(default_factory=list)
@@ -175,10 +177,12 @@ def overview(slug: str, documents: list[str]) -> ChapterOverview:
     """
     notebooks = {name: book_root() / f"{name}.ipynb" for name in documents}
     records = {name: read_record(path) for name, path in notebooks.items()}
+    titles = {name: _title(path) or path.stem for name, path in notebooks.items()}
     return ChapterOverview(
         slug=slug,
-        title=_title(notebooks[documents[0]]) or slug,
+        title=titles[documents[0]],
         documents=documents,
+        titles=titles,
         sheet=load_claims(chapter_folder(slug) / "claims.yml"),
         executed={n: ShownRun(notebooks[n], r, is_stale(notebooks[n])) for n, r in records.items() if r},
         recorded=[ShownRun(path, record, is_stale(path)) for path, record in recorded_runs(slug)],
