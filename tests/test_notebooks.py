@@ -2,6 +2,8 @@
 
 import base64
 import io
+import subprocess
+import sys
 
 import nbformat
 import numpy as np
@@ -80,6 +82,17 @@ def test_photographs_and_transparent_pictures_keep_every_pixel(mode):
     noise = np.random.default_rng(0).integers(0, 256, (60, 60, len(mode)), dtype=np.uint8)
     after, _, _ = made_light(Image.fromarray(noise))
     assert np.array_equal(pixels(after, mode), noise)
+
+
+def test_notebooks_are_checked_without_the_grammar_of_addresses():
+    code = (
+        "import sys; from reprobook.notebooks import spare_grammar; spare_grammar()\n"
+        "import nbformat, papermill\n"
+        "assert sys.modules['rfc3987_syntax'] is None and 'lark' not in sys.modules\n"
+        "nbformat.v4.new_code_cell('x()', execution_count='one')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "On instance['execution_count']:\n'one'" in done.stderr
 
 
 def test_a_stored_warning_does_not_say_where_the_book_stands():

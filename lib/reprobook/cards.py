@@ -258,8 +258,8 @@ def scoreboard(chapters: list[ChapterOverview], link: Link) -> str:
     """Return every claim of every chapter with its verdicts, totals on top.
 
     The claims of a notebook lie folded under its title and counts. The totals are radio buttons: choosing one
-    leaves only the claims of that verdict, and unfolds them. A claim that only a recorded run tests counts with
-    that run's verdict.
+    leaves only the claims of that verdict, and unfolds them. A claim that only a recorded run tests counts
+    with that run's verdict.
     """
     results = [r for c in chapters for r in c.results]
     counts = count_verdicts(results)

@@ -11,6 +11,7 @@ import base64
 import io
 import os
 import re
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = [
+    "spare_grammar",
     "read_notebook",
     "notebook_text",
     "stored",
@@ -40,8 +42,18 @@ _HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
 _FENCE = re.compile(r"^(`{3,}|~{3,}).*?^\1", re.MULTILINE | re.DOTALL)
 
 
+def spare_grammar() -> None:
+    """Make the first import of nbformat, and of papermill, more than a second shorter.
+
+    For it, jsonschema imports what checks addresses, if that is installed, and this builds a large grammar.
+    No notebook holds an address to check; without the module, jsonschema leaves that one check out.
+    """
+    sys.modules.setdefault("rfc3987_syntax", None)
+
+
 def read_notebook(text: str) -> NotebookNode:
     """Return the notebook to be run: no outputs, no injected parameters, an identity for every cell."""
+    spare_grammar()
     import nbformat
 
     notebook = nbformat.reads(text, as_version=4)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from reprobook.notebooks import spare_grammar
 from reprobook.storing import write_files
 
 __all__ = ["execute", "own_kernel", "connection_in", "main"]
@@ -50,6 +51,7 @@ def execute(folder: Path, parameters: dict[str, Any]) -> None:
         papermill.PapermillExecutionError: if a cell fails.
         nbclient.exceptions.DeadKernelError: if the kernel dies.
     """
+    spare_grammar()
     import papermill
     from papermill.iorw import papermill_io
     from traitlets.config import Config
@@ -64,6 +66,7 @@ def execute(folder: Path, parameters: dict[str, Any]) -> None:
         progress_bar=False,
         start_timeout=180,
         iopub_timeout=60,
+        shutdown_kernel="immediate",  # all outputs are here, and an end in good order takes a second or two
         kernel_manager_class=own_kernel(),
         config=Config(KernelManager=connection_in(folder)),
         on_cell_start=_reporter(folder / "progress.jsonl"),
