@@ -60,6 +60,26 @@ def chromium() -> Iterator:
         browser.close()
 
 
+def barriers(tab, contrast: bool = True) -> list[str]:
+    """Return what axe-core finds serious or critical on an open page.
+
+    Contrast takes it long on a long page; :mod:`test_pages` measures that by itself.
+    """
+    from axe_playwright_python.sync_playwright import Axe
+
+    rules = {"color-contrast": {"enabled": contrast}}
+    options = {
+        "resultTypes": ["violations"],
+        "rules": rules,
+        "preload": False,
+    }  # no style sheet a second time
+    return [
+        f"{one['id']}: {len(one['nodes'])} times, first {one['nodes'][0]['html'][:120]}"
+        for one in Axe().run(tab, options=options).response["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
 def shoot(tab, name: str) -> None:
     """Keep a picture of all of an open page in ``_shots``, if ``REPROBOOK_SHOTS`` is 1."""
     if os.environ.get("REPROBOOK_SHOTS") == "1":

@@ -16,7 +16,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 import reprobook
-from rendered import shoot
+from rendered import barriers, shoot
 
 ROOT = Path(__file__).resolve().parents[1]
 WINDOWS = {"a desktop": (1280, 900, "light"), "a phone": (360, 740, "dark")}
@@ -97,6 +97,7 @@ class Visit:
         faint: texts with too little contrast, by colour scheme.
         widths: how wide it was laid out, by colour scheme.
         complaints: errors in the console and uncaught exceptions.
+        barriers: what axe-core has against the page with all folds open, contrast aside; on a desktop alone.
         outside: addresses of other hosts that it asked for.
         unanswered: requests that failed.
     """
@@ -106,6 +107,7 @@ class Visit:
     seen: dict = field(default_factory=dict)
     faint: dict[str, list[str]] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
+    barriers: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
     unanswered: list[str] = field(default_factory=list)
@@ -139,6 +141,9 @@ def visit(context, report: Visit, file: Path) -> Visit:
         report.faint[scheme] = tab.evaluate(CONTRAST)
         name = report.page.removesuffix(".html").replace("/", "-")
         shoot(tab, f"{name}, {report.window}, {scheme}")
+    if report.window == "a desktop":
+        tab.evaluate("() => { for (const fold of document.querySelectorAll('details')) fold.open = true }")
+        report.barriers = barriers(tab, contrast=False)
     tab.close()
     return report
 
@@ -176,6 +181,10 @@ def test_no_page_asks_anything_of_another_host(visits):
 
 def test_no_request_fails(visits):
     assert told(visits, "unanswered") == []
+
+
+def test_axe_finds_nothing_serious_on_any_page(visits):
+    assert told(visits, "barriers") == []
 
 
 def test_all_mathematics_is_typeset(visits):
