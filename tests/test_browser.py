@@ -160,6 +160,24 @@ def weight(file: Path, soup: BeautifulSoup) -> int:
     return file.stat().st_size + sum(one.stat().st_size for one in local if one.is_file())
 
 
+def test_on_a_phone_a_picture_keeps_its_size_and_scrolls(chromium, site):
+    tab = chromium.new_page(viewport={"width": 360, "height": 740})
+    tab.goto((site / "chapters/f_distill/points.html").as_uri())
+    shown = tab.evaluate("""() => [...document.querySelectorAll("a.rb-picture")]
+        .filter((a) => a.checkVisibility())
+        .map((a) => [a.clientWidth, a.scrollWidth, a.firstChild.naturalWidth, a.firstChild.clientWidth])""")
+    assert len(shown) > 5
+    for box, inside, natural, width in shown:
+        assert box < 360 < inside and width > 0.6 * natural
+    first = tab.locator("a.rb-picture:visible").first
+    first.focus()
+    tab.keyboard.press("ArrowRight")
+    tab.wait_for_function("(a) => a.scrollLeft > 0", arg=first.element_handle())
+    first.click()
+    tab.wait_for_url("**/_images/*.webp")
+    tab.close()
+
+
 @pytest.mark.parametrize("page", CHAPTERS)
 def test_a_chapter_is_light(pages, site, page):
     assert weight(site / page, pages[site / page]) < PAGE_WEIGHT

@@ -2,9 +2,11 @@
 
 Pictures are stored once more as lossless WebP, the same to the pixel and less than half as long; an animation
 stays as it is. Each says how large it is, so that the text below it stays where it is when it arrives, and is
-decoded while the reader reads on; one that lies folded is fetched when it is unfolded. What no page loads is
-left out: the theme's icon fonts, for which ``book.css`` has drawings, the maps for debugging its style
-sheets, and markup of code and literals that changes nothing to the eye.
+decoded while the reader reads on; one that lies folded is fetched when it is unfolded. A chapter's picture
+leads to its file, to be looked at alone, and on a small screen it scrolls in its place.
+
+What no page loads is left out: the theme's icon fonts, for which ``book.css`` has drawings, the maps for
+debugging its style sheets, and markup of code and literals that changes nothing to the eye.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ def _moves(picture: Image.Image) -> bool:
 
 
 def _dress(app: Sphinx, page: str, template: str, context: dict, document: nodes.document | None) -> None:
-    """Give every picture of a page its size, and the name of its smaller copy."""
+    """Give every picture of a page its size, the name of its smaller copy and, in a chapter, a link to it."""
     sources = {name: Path(app.srcdir) / source for source, name in app.builder.images.items()}
 
     def dressed(found: re.Match) -> str:
@@ -60,11 +62,15 @@ def _dress(app: Sphinx, page: str, template: str, context: dict, document: nodes
             return found[0]
         with Image.open(source) as picture:
             (width, height), moves = picture.size, _moves(picture)
-        tag = found[0] if moves else found[0].replace(f"{found['name']}.png", f"{found['name']}.webp")
+        stored = f"{found['name']}.{'png' if moves else 'webp'}"
+        tag = found[0].replace(f"{found['name']}.png", stored)
         if not re.search(r"\s(width|height)=", tag):
             tag = tag.replace("<img", f'<img width="{width}" height="{height}"', 1)
         when = 'loading="lazy"' if _folded(found.string, found.start()) else 'decoding="async"'
-        return tag.replace("<img", f"<img {when}", 1)
+        tag = tag.replace("<img", f"<img {when}", 1)
+        if not page.startswith("chapters/"):
+            return tag
+        return f'<a class="rb-picture" href="{found["folder"]}{stored}">{tag}</a>'
 
     if "body" in context:
         context["body"] = _PICTURE.sub(dressed, bare(context["body"]))
