@@ -68,7 +68,8 @@ def _dress(app: Sphinx, page: str, template: str, context: dict, document: nodes
             tag = tag.replace("<img", f'<img width="{width}" height="{height}"', 1)
         when = 'loading="lazy"' if _folded(found.string, found.start()) else 'decoding="async"'
         tag = tag.replace("<img", f"<img {when}", 1)
-        if not page.startswith("chapters/"):
+        before = found.string[: found.start()].rstrip().rpartition("<")[2]
+        if not page.startswith("chapters/") or before.startswith("a "):  # which is a link already
             return tag
         return f'<a class="rb-picture" href="{found["folder"]}{stored}">{tag}</a>'
 
