@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -220,11 +221,8 @@ def files_behind(slug: str) -> list[Path]:
     """Return every file that what the pages say of a chapter depends on, staleness included."""
     folder = chapter_folder(slug)
     notebooks = sorted(folder.glob("*.ipynb"))
-    modules = {
-        module
-        for path in notebooks
-        for module in reached_modules("\n".join(code_of(json.loads(path.read_text(encoding="utf-8")))))
-    }
+    code = [code_of(json.loads(path.read_text(encoding="utf-8"))) for path in notebooks]
+    modules = reached_modules("\n".join(chain.from_iterable(code)))
     shared = [book_root() / "_toc.yml", book_root() / "requirements.lock"]
     files = [
         *notebooks,

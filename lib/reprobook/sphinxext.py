@@ -21,6 +21,8 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from docutils import nodes
@@ -231,7 +233,9 @@ def _outdated(app: Sphinx, env: BuildEnvironment, added: set, changed: set, remo
     env.reprobook_look = now
     if before not in (None, now):
         return sorted(env.found_docs)
-    return [page for page, seen in _slugs_seen(env).items() if any(_is_other(s, f) for s, f in seen.items())]
+    fingerprint = cache(_fingerprint)  # many pages show the same chapters
+    seen = _slugs_seen(env).items()
+    return [page for page, slugs in seen if any(_is_other(fingerprint, s, f) for s, f in slugs.items())]
 
 
 def _look(app: Sphinx) -> str:
@@ -241,9 +245,9 @@ def _look(app: Sphinx) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _is_other(slug: str, files: list[str]) -> bool:
+def _is_other(fingerprint: Callable[[str], list[str]], slug: str, files: list[str]) -> bool:
     try:
-        return _fingerprint(slug) != files
+        return fingerprint(slug) != files
     except (UserError, ValueError):
         return True  # reading the page again says what is wrong
 
