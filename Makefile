@@ -5,7 +5,7 @@ PYTHON ?=
 CHAPTER ?=
 PY := .venv/bin/python
 NOTEBOOKS = $(wildcard chapters/*/*.ipynb)
-RENDER = .venv/bin/jupyter-book build . -W -n --keep-going && echo "The book is ready: open _build/html/index.html"
+RENDER = $(PY) tools/render_book.py build . -W -n --keep-going && echo "The book is ready: open _build/html/index.html"
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME

@@ -232,7 +232,7 @@ def test_make_alone_explains_every_target(checkout):
 
 def test_book_refreshes_and_then_renders_with_warnings_as_errors(ready):
     done = ready.make("book")
-    assert ready.asked() == ["-m reprobook.cli refresh", "build . -W -n --keep-going"]
+    assert ready.asked() == ["-m reprobook.cli refresh", "tools/render_book.py build . -W -n --keep-going"]
     assert done.stdout.endswith("The book is ready: open _build/html/index.html\n")
 
 
