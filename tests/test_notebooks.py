@@ -77,6 +77,15 @@ def test_plots_look_the_same_and_weigh_less_than_half(mode):
     assert size_after < size_before / 2
 
 
+def test_small_marks_of_many_colors_keep_theirs():
+    plot = Image.new("RGB", (800, 800), "white")
+    colors = [(60 * r, 60 * g, 60 * b) for r in range(4) for g in range(4) for b in range(3)]
+    for k, color in enumerate(colors):
+        ImageDraw.Draw(plot).rectangle([15 * k, 15 * k, 15 * k + 5, 15 * k + 5], color)
+    after, _, _ = made_light(plot)
+    assert np.abs(pixels(plot) - pixels(after)).max() <= 8
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_photographs_and_transparent_pictures_keep_every_pixel(mode):
     noise = np.random.default_rng(0).integers(0, 256, (60, 60, len(mode)), dtype=np.uint8)
